@@ -1,0 +1,5 @@
+"""`python -m chatbaker` is `chatbaker`."""
+
+from chatbaker.cli import main
+
+main()

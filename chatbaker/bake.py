@@ -1,0 +1,32 @@
+"""A whole bake: every stage of a recipe in order, each in a process of its own, the fresh ones skipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.log import duration, say
+from chatbaker.recipe import load
+from chatbaker.rundir import RunDir
+from chatbaker.stages import STAGES, fresh
+
+
+def bake(recipe_path: str, overrides: Sequence[str], runs: str) -> RunDir:
+    """Run what is not fresh; returns the run folder. A stage that fails has said why and ends the bake."""
+    recipe = load(recipe_path, overrides)
+    run = RunDir.of(recipe.name, runs)
+    for number, stage in enumerate(STAGES.values(), 1):
+        title = f"[{number}/{len(STAGES)}] {stage.name}"
+        if fresh(stage, recipe, run):
+            stamp = run.stamp(stage.name)
+            assert stamp is not None
+            say(f"{title}: fresh, made in {duration(stamp['seconds'])}")
+            continue
+        say(f"{title}: {stage.help}")
+        command = [sys.executable, "-m", "chatbaker", stage.name, recipe_path, *overrides, "--runs", runs]
+        code = subprocess.run(command).returncode
+        if code:
+            raise ChatBakerError(f"the bake stopped in '{stage.name}'", hint="The same command goes on from there")
+    return run

@@ -1,0 +1,1 @@
+"""Talking to a model: the conversation, and the terminal in front of it."""

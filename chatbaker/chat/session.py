@@ -1,0 +1,111 @@
+"""A conversation: what was said, what the model still sees of it, and the next answer. No input or output here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.infer.engine import Chunk, Engine, Messages, Sampling, Usage, prompt_limit, trim
+from chatbaker.rundir import atomic
+from chatbaker.tokens.dialog import clean_messages
+
+
+class Session:
+    """messages: user and assistant turns. usage: of the last answer. dropped: messages the model no longer sees."""
+
+    def __init__(self, engine: Engine, sampling: Sampling, system: str | None = None) -> None:
+        self.engine, self.sampling, self.system = engine, sampling, system
+        self.messages: Messages = []
+        self.usage = Usage()
+        self.dropped = 0
+        self._files: set[Path] = set()  # written or read here, so writing again loses nothing
+
+    def ask(self, question: str, debug: int = 0) -> Iterator[Chunk]:
+        """Answer, and remember question and answer; also where the iterator is closed halfway.
+
+        An answer stopped before its first character leaves no trace. Raises ChatBakerError, e.g. for a question that
+        is too long; the conversation is then as it was.
+        """
+        asked = clean_messages([{"role": "user", "content": question}])
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        prompt, cut = head + self.messages[self.dropped :] + asked, 0
+        if self.engine.context is not None:
+            limit = prompt_limit(self.engine.context, self.sampling.max_new_tokens)
+            prompt, cut = trim(prompt, self.engine.count, limit)
+        self.dropped += cut
+        answer = ""
+        self.usage = Usage()
+        try:
+            for chunk in self.engine.stream(prompt, self.sampling, debug):
+                answer += chunk.text
+                self.usage = chunk.usage
+                yield chunk
+        finally:
+            if self.usage.finish_reason is None:
+                self.usage = replace(self.usage, finish_reason="cancelled")
+            if answer.strip():
+                self.messages += [*asked, *clean_messages([*asked, {"role": "assistant", "content": answer}])[1:]]
+
+    def undo(self) -> str:
+        """Forget the last question and its answer; the question. Raises ChatBakerError where there is none."""
+        if not self.messages:
+            raise ChatBakerError("nothing has been said yet")
+        question = self.messages[-2]["content"]
+        del self.messages[-2:]
+        self.dropped = min(self.dropped, len(self.messages))
+        return question
+
+    def retry(self, debug: int = 0) -> Iterator[Chunk]:
+        """Answer the last question anew. The old answer stays where no new one comes."""
+        old = self.messages[-2:]
+        question = self.undo()
+        before = len(self.messages)
+        try:
+            yield from self.ask(question, debug)
+        finally:
+            if len(self.messages) == before:
+                self.messages += old
+
+    def reset(self) -> None:
+        self.messages, self.dropped, self.usage = [], 0, Usage()
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as a line of `{"messages": [...]}`, which `chatbaker sft` also reads.
+
+        Raises ChatBakerError where a file is there that this session neither wrote nor read.
+        """
+        if not self.messages:
+            raise ChatBakerError("nothing to save yet")
+        if path.exists() and path.resolve() not in self._files:
+            raise ChatBakerError("there is a file of this name already", str(path), "Choose another name")
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        with atomic(path) as file:
+            file.write(json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n")
+        self._files.add(path.resolve())
+
+    def load(self, path: Path) -> None:
+        """Go on with a saved conversation. Raises ChatBakerError; the present one is then untouched."""
+        try:
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            raw = json.loads(first)
+        except OSError as error:
+            raise ChatBakerError(error.strerror or str(error), str(path)) from None
+        except ValueError:
+            raise ChatBakerError("not a saved conversation", str(path)) from None
+        messages = clean_messages(raw.get("messages") if isinstance(raw, dict) else None, str(path))
+        system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+        if not messages or messages[-1]["role"] != "assistant":
+            raise ChatBakerError("the conversation does not end with an answer", str(path))
+        self.reset()
+        self.messages, self.system = messages, system
+        self._files.add(path.resolve())
+
+
+def history_file() -> Path:
+    """Where questions typed at the prompt are kept between sessions."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "chatbaker" / "history"

@@ -1,0 +1,324 @@
+"""The terminal chat: `run` is what the verb `chat` calls.
+
+| standard input | standard output | what happens                                                            |
+|----------------|-----------------|-------------------------------------------------------------------------|
+| a terminal     | a terminal      | prompt_toolkit reads (Hangul-wide, several lines), rich streams Markdown |
+| anything else  |                 | each line is asked, the answers are printed; exit status 0 if all were   |
+|                | anything else   | answers are plain text                                                  |
+
+A QUESTION on the command line is answered, and that is all. Notices and --debug go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatbaker.chat.session import Session, history_file
+from chatbaker.errors import ChatBakerError
+from chatbaker.infer.engine import Chunk, Sampling, open_engine
+from chatbaker.log import say
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+CANDIDATES = 5
+"""Candidate tokens per step that --debug reports."""
+REDRAW_SECONDS = 0.08
+INTERRUPTED = 130
+
+
+def run(
+    question: str | None = None,
+    *,
+    model: str | None = None,
+    url: str | None = None,
+    device: str = "auto",
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    quantize: str | None = None,
+    context: int | None = None,
+    debug: bool = False,
+) -> int:
+    """Chat until the input ends; the exit status. See `open_engine` for the options. Raises ChatBakerError."""
+    with closing(open_engine(model, device, quantize, context, url)) as engine:
+        session = Session(engine, sampling or Sampling(), system)
+        terminal = Terminal(session, debug)
+        if question is not None:
+            return 0 if terminal.answer(session.ask(question, terminal.debug)) else INTERRUPTED
+        return terminal.converse() if terminal.console and sys.stdin.isatty() else terminal.read_lines()
+
+
+class Terminal:
+    """A session with a person, a pipe or a file at the other end."""
+
+    def __init__(self, session: Session, debug: bool) -> None:
+        self.session = session
+        self.debug = CANDIDATES if debug else 0
+        self.console: Console | None = None
+        if sys.stdout.isatty():
+            from rich.console import Console
+
+            self.console = Console(highlight=False)
+
+    def converse(self) -> int:
+        """Ask, answer, until Ctrl-D or /exit."""
+        prompt = self._prompt()
+        size = f", {self.session.engine.context:,} tokens of context" if self.session.engine.context else ""
+        self.tell(f"{self.session.engine.name}{size}. /help lists the commands, Ctrl-D leaves.")
+        while True:
+            try:
+                text = prompt.prompt()
+            except KeyboardInterrupt:
+                self.tell("Ctrl-D leaves.")
+                continue
+            except EOFError:
+                return 0
+            try:
+                if not self.take(text):
+                    return 0
+            except ChatBakerError as error:
+                self.tell(str(error))
+
+    def read_lines(self) -> int:
+        """Answer each line of standard input. A line that cannot be answered is reported; the exit status is then 1."""
+        status = 0
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                if not self.take(line.decode("utf-8-sig" if number == 1 else "utf-8")):
+                    break
+            except UnicodeDecodeError:
+                status = 1
+                say(f"standard input, line {number}: not UTF-8 text")
+            except ChatBakerError as error:
+                status = 1
+                say(f"standard input, line {number}: {error}")
+        return status
+
+    def take(self, text: str) -> bool:
+        """One input: a command, a question or nothing. False: leave."""
+        text = text.strip()
+        if text.startswith("/"):
+            name, _, rest = text[1:].partition(" ")
+            if name not in COMMANDS:
+                raise ChatBakerError(f"no command /{name}", hint="Type /help")
+            return COMMANDS[name][1](self, rest.strip()) is not False
+        if text:
+            self.answer(self.session.ask(text, self.debug))
+        return True
+
+    def answer(self, chunks: Iterator[Chunk]) -> bool:
+        """Show an answer while it is written. False: Ctrl-C stopped it; what was written stays in the conversation."""
+        dropped, steps, finished = self.session.dropped, [], True
+        page = _Page(self.console) if self.console else None
+        with closing(chunks):  # type: ignore[type-var]
+            try:
+                for chunk in chunks:
+                    if self.debug:
+                        steps.append({"token": chunk.token, "candidates": chunk.candidates})
+                    if page:
+                        page.add(chunk.text)
+                    else:
+                        print(chunk.text, end="", flush=True)
+            except KeyboardInterrupt:
+                if not page:  # nobody is there to ask on
+                    raise
+                finished = False
+            finally:
+                if page:
+                    page.close()
+        if not page:
+            print(flush=True)
+        if not finished:
+            self.tell("(stopped)")
+        if self.session.dropped > dropped:
+            count = self.session.dropped - dropped
+            self.tell(f"(the conversation has outgrown the model's context: its {count} oldest messages were dropped)")
+        if self.debug:
+            say(json.dumps({"steps": steps} | self.figures(), ensure_ascii=False))
+        return finished
+
+    def figures(self) -> dict[str, Any]:
+        """Usage and speed of the last answer."""
+        usage = self.session.usage
+        speed = {"prompt_tokens_per_second": usage.prompt_speed, "decode_tokens_per_second": usage.decode_speed}
+        counts = {name: value for name, value in asdict(usage).items() if not name.endswith("_seconds")}
+        seconds = {name: round(value, 4) for name, value in asdict(usage).items() if name.endswith("_seconds")}
+        return {"usage": counts, "speed": {name: round(value, 1) for name, value in speed.items()} | seconds}
+
+    def tell(self, text: str) -> None:
+        """A notice to the person, beside the conversation."""
+        if self.console:
+            self.console.print(text, style="dim", markup=False)
+        else:
+            say(text)
+
+    def _prompt(self) -> PromptSession[str]:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
+        from prompt_toolkit.key_binding import KeyBindings
+        from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+
+        keys = KeyBindings()
+
+        @keys.add("enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.validate_and_handle()
+
+        @keys.add("escape", "enter")
+        def _(event: KeyPressEvent) -> None:
+            event.current_buffer.insert_text("\n")
+
+        path = history_file()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            history: FileHistory | InMemoryHistory = FileHistory(path)
+        except OSError:  # a read-only home is no reason not to talk
+            history = InMemoryHistory()
+        commands = WordCompleter([f"/{name}" for name in COMMANDS], sentence=True)
+        return PromptSession(
+            "> ",
+            history=history,
+            multiline=True,
+            prompt_continuation="  ",
+            key_bindings=keys,
+            completer=commands,
+            complete_while_typing=False,
+        )
+
+    # Commands. Each takes the rest of its line; False means leave.
+
+    def help(self, _: str) -> None:
+        for name, (text, _run) in COMMANDS.items():
+            self.tell(f"/{name:<8} {text}")
+        self.tell("Esc Enter or Alt-Enter begins a new line. Ctrl-C stops an answer, Ctrl-D leaves.")
+
+    def reset(self, _: str) -> None:
+        self.session.reset()
+        self.tell("a new conversation")
+
+    def retry(self, _: str) -> None:
+        if not self.session.messages:
+            raise ChatBakerError("nothing has been said yet")
+        self.answer(self.session.retry(self.debug))
+
+    def undo(self, _: str) -> None:
+        self.tell(f"forgotten: {self.session.undo()}")
+
+    def system(self, text: str) -> None:
+        if text:
+            self.session.system = None if text == "none" else text
+        self.tell(f"system: {self.session.system or 'none'}")
+
+    def save(self, name: str) -> None:
+        if not name:
+            raise ChatBakerError("no file name", hint="Type: /save FILE")
+        self.session.save(Path(name).expanduser())
+        self.tell(f"saved {name}")
+
+    def load(self, name: str) -> None:
+        if not name:
+            raise ChatBakerError("no file name", hint="Type: /load FILE")
+        self.session.load(Path(name).expanduser())
+        self.tell(f"loaded {len(self.session.messages) // 2} questions and answers")
+
+    def set(self, text: str) -> None:
+        name, _, value = text.replace("=", " ").partition(" ")
+        if value.strip():
+            self.session.sampling = self.session.sampling.set(name.replace("-", "_"), value.strip())
+        self.tell("  ".join(f"{f.name}={getattr(self.session.sampling, f.name)}" for f in fields(Sampling)))
+
+    def stats(self, _: str) -> None:
+        self.tell(json.dumps({"engine": self.session.engine.name} | self.figures(), ensure_ascii=False))
+
+    def exit(self, _: str) -> bool:
+        return False
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], bool | None]]] = {
+    "help": ("this list", Terminal.help),
+    "reset": ("begin a new conversation", Terminal.reset),
+    "retry": ("answer the last question again", Terminal.retry),
+    "undo": ("forget the last question and its answer", Terminal.undo),
+    "system": ("TEXT: what the model is told first; none removes it", Terminal.system),
+    "save": ("FILE: write the conversation", Terminal.save),
+    "load": ("FILE: go on with a saved conversation", Terminal.load),
+    "set": ("OPTION VALUE: change how answers are drawn; alone it shows the options", Terminal.set),
+    "stats": ("tokens and speed of the last answer", Terminal.stats),
+    "exit": ("leave", Terminal.exit),
+}
+
+
+class _Page:
+    """Markdown while it is being written: finished blocks are printed for good, the last one is redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self.console = console
+        self.text = ""
+        self.drawn = 0.0
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.live.start()
+
+    def add(self, text: str) -> None:
+        self.text += text
+        now = time.monotonic()
+        if text and now - self.drawn >= REDRAW_SECONDS:
+            self.drawn = now
+            done = finished_blocks(self.text)
+            if done:
+                self._print(self.text[:done])
+                self.text = self.text[done:]
+            self.live.update(_Tail(self.text), refresh=True)
+
+    def close(self) -> None:
+        self.live.stop()
+        self._print(self.text)
+
+    def _print(self, text: str) -> None:
+        from rich.markdown import Markdown
+
+        if text.strip():
+            self.console.print(Markdown(text))
+
+
+class _Tail:
+    """The last lines of a Markdown block, as many as the window shows: a live area taller than it cannot be redrawn."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.markdown import Markdown
+        from rich.segment import Segment
+
+        lines = console.render_lines(Markdown(self.text), options, pad=False)
+        for line in lines[-max(console.size.height - 2, 1) :]:
+            yield from line
+            yield Segment.line()
+
+
+def finished_blocks(text: str) -> int:
+    """Length of the beginning of `text` that more text cannot change: to the last blank line outside a code fence."""
+    end, at, fence = 0, 0, ""
+    for line in text.splitlines(keepends=True):
+        at += len(line)
+        mark = line.strip()
+        if fence:
+            if mark.startswith(fence) and not mark.strip(fence[0]):
+                fence = ""
+        elif mark.startswith(("```", "~~~")):
+            fence = mark[: len(mark) - len(mark.lstrip(mark[0]))]
+        elif not mark and line.endswith("\n"):
+            end = at
+    return end

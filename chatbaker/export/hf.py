@@ -1,0 +1,79 @@
+"""The model folder as it is published: weights in bf16, tokenizer, settings; and its way to the hub."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.export.tensors import INDEX, Tensors, shards, write_bf16
+from chatbaker.log import progress
+from chatbaker.rundir import disk_error, read_json, write_json
+
+
+def write_hf(model: Path, out: Path) -> Path:
+    """Copy a model folder to `out`, which must not exist yet, with its weights as bf16; returns `out`.
+
+    Raises ChatBakerError where a file is missing or cut short.
+    """
+    tensors = Tensors(model)
+    config = read_json(model / "config.json")
+    out.mkdir(parents=True)
+    total = sum(math.prod(entry.shape) for entry in tensors.values())
+    done = 0
+
+    def tick(values: int) -> None:
+        nonlocal done
+        done += values
+        bar.update(done)
+
+    names = shards(model)
+    with progress("hf: values", total) as bar:
+        for name in names:
+            write_bf16(model / name, out / name, tick)
+    if (model / INDEX).exists():
+        index = read_json(model / INDEX)
+        write_json(out / INDEX, index | {"metadata": {"total_size": 2 * total}})
+    config.pop("torch_dtype", None)
+    write_json(out / "config.json", config | {"dtype": "bfloat16"})
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.name not in (*names, INDEX, "config.json"):
+            try:
+                shutil.copyfile(path, out / path.name)
+            except OSError as error:
+                raise disk_error(error, out / path.name) from error
+    return out
+
+
+def push(folder: Path, repository: str, below: str = "") -> str:
+    """Upload a folder's files to ORG/NAME on the hub, into its folder `below`; returns the repository's address.
+
+    The repository is made where there is none. The hub is HF_ENDPOINT or its default. Raises ChatBakerError for a
+    malformed name, a missing or refused token, a hub out of reach.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ChatBakerError(f"{repository!r} is not a repository's name", "--push", "Write ORG/NAME")
+    hint = "Make a token with write access, then type: hf auth login (or set HF_TOKEN)"
+    if get_token() is None:
+        raise ChatBakerError("the hub needs a token", "--push", hint)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, folder_path=folder, path_in_repo=below, commit_message=f"Upload {below or 'model'}"
+        )
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise ChatBakerError(f"the hub refuses the token for {repository}", "--push", hint) from None
+        raise ChatBakerError(f"the hub answers {status}: {error.server_message or error}", "--push") from None
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        again = "Check the network (or HF_ENDPOINT) and type the same command again; what was exported is kept"
+        raise ChatBakerError(f"cannot upload to {api.endpoint}: {error}", "--push", again) from None
+    return str(address)

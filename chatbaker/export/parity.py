@@ -1,0 +1,138 @@
+"""The gate before a model leaves the house: llama.cpp reads the GGUF file as training read the folder.
+
+Token ids of awkward lines and of whole conversations (through the template inside the GGUF file) must be equal, else
+the export is refused: other ids mean another model. The most likely next token is compared at every position of the
+same lines and recorded, as rounding may tip a near tie.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import xllamacpp
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.model.weights import load_model
+from chatbaker.rundir import read_json
+from chatbaker.tokens import dialog
+from chatbaker.tokens.bpe import load_tokenizer
+
+LINES = (
+    "안녕하세요? 오늘은 날씨가 참 좋네요.",
+    "빵을 굽는 데 밀가루 250g, 물 160ml, 소금 5g이 필요합니다.",
+    "값싼 닭볶음탕을 읊조리며 먹었다ㅋㅋㅋ ㅠㅠ",
+    "The capital of Korea is Seoul, isn't it? We'll see; THEY'RE sure.",
+    "A naïve café sells 3.14 loaves for $2,026.50 (50% off!).",
+    "한글과 English를 섞어 쓰면 BPE가 어떻게 나눌까요?",
+    unicodedata.normalize("NFD", "맥에서 온 파일: 결과보고서 최종.hwp, résumé"),
+    "🍞🥐👩‍🍳❤️🇰🇷 이모지도 한 글자처럼 👍🏽",
+    "def bake(x: int) -> str:\n    return f\"{x:>4}\"\t# 주석\r\n\r\n",
+    "  앞뒤로   공백이\u3000여러   개  \n\n\n다음 문단  ",
+    "漢字 かな कखग العربية ½ ① Ⅳ ٣ — … 「인용」 “따옴표” ~^^",
+    "https://example.com/길?q=한글&n=1#끝 you@example.com 010-1234-5678",
+)  # fmt: skip
+CHATS: tuple[list[dialog.Message], ...] = (
+    [{"role": "user", "content": "안녕? 너는 누구야?"}],
+    [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi. 무엇을 도와드릴까요?\n\n1. 빵"},
+     {"role": "user", "content": "(그냥) 이야기해요 🍞"}],
+    [{"role": "system", "content": "존댓말로 짧게 답하세요."}, {"role": "user", "content": "2 + 3 = ?"}],
+)  # fmt: skip
+FLOOR = {"bf16": 0.9, "q8_0": 0.8, "q4_0": 0.3}
+"""Below this share of equal top tokens the weights are laid out wrongly: even random ones, all near ties, give more."""
+
+
+class Probe:
+    """A GGUF file opened in llama.cpp, to ask what it makes of a text. Raises ChatBakerError where it is not one.
+
+    Text goes in as it is: llama.cpp does not normalize, so the caller gives NFC.
+    """
+
+    def __init__(self, path: Path, context: int = 512) -> None:
+        if not path.is_file():
+            raise ChatBakerError("no such file", str(path))
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel = context, 1
+        params.n_gpu_layers = 0
+        params.warmup, params.verbosity = False, -1
+        try:
+            self.server = xllamacpp.Server(params)
+        except RuntimeError:
+            raise ChatBakerError("llama.cpp cannot open it: not a GGUF file, or cut short", str(path)) from None
+        self.address = str(urlsplit(self.server.listening_address).netloc)
+
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        # A connection each: the server hangs up on one that is idle while the other side computes.
+        with closing(HTTPConnection(self.address)) as http:
+            http.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            answer: dict[str, Any] = json.loads(http.getresponse().read())
+        assert "error" not in answer, answer
+        return answer
+
+    def tokens(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of a text; with `special`, special tokens written in it count as such."""
+        body = {"content": text, "add_special": False, "parse_special": special}
+        ids: list[int] = self._ask("/tokenize", body)["tokens"]
+        return ids
+
+    def chat_tokens(self, messages: Sequence[dialog.Message]) -> list[int]:
+        """Token ids of a conversation up to where the next answer begins, by the template inside the file."""
+        prompt: str = self._ask("/apply-template", {"messages": list(messages)})["prompt"]
+        return self.tokens(prompt, special=True)
+
+    def top1(self, ids: Sequence[int]) -> list[int]:
+        """The most likely next token after each position of `ids`, one entry each."""
+        # The reply itself is pinned to a plain letter: half a character would be held back, its figures with it. The
+        # figures are those before the pin.
+        pin = [[self.tokens("a")[0], 1e6]]
+        top = []
+        for end in range(1, len(ids) + 1):  # what came before is still in the cache: one token is computed each time
+            body = {"prompt": list(ids[:end]), "n_predict": 1, "n_probs": 1, "temperature": 0, "logit_bias": pin}
+            answer = self._ask("/completion", body)
+            top.append(answer["completion_probabilities"][0]["top_logprobs"][0]["id"])
+        return top
+
+
+def compare(folder: Path, gguf: Path, dtype: str) -> dict[str, Any]:
+    """Hold a GGUF file against the model folder it was made from.
+
+    Returns {"file", "dtype", "bytes", "texts", "tokens", "top1"}: texts and tokens with equal ids, share of positions
+    with the same most likely token (the folder computed in fp32). Raises ChatBakerError where token ids differ or
+    `top1` is below FLOOR.
+    """
+    tokenizer = load_tokenizer(folder)
+    config = read_json(folder / "tokenizer_config.json")
+    template = dialog.detect(config.get("chat_template"), tokenizer.get_vocab())
+    texts = [(line, tokenizer.encode(line, add_special_tokens=False).ids) for line in LINES]
+    for chat in CHATS:
+        segments = template.segments(dialog.clean_messages(chat), generate=True)
+        texts.append((chat[-1]["content"], dialog.encode(tokenizer, segments)[0]))
+    model = load_model(folder).eval()
+    same = total = 0
+    probe = Probe(gguf)
+    theirs = [probe.tokens(unicodedata.normalize("NFC", line)) for line in LINES]
+    theirs += [probe.chat_tokens(chat) for chat in CHATS]
+    for (text, ids), other in zip(texts, theirs, strict=True):
+        if ids != other:
+            what = f"llama.cpp reads {text!r} as tokens {other}, training as {ids}"
+            raise ChatBakerError(what, str(gguf), "Export is refused: the tokenizer or its chat template differs")
+    for _, ids in texts:
+        ids = ids[: model.config.seq_len - 1]
+        with torch.inference_mode():
+            expected = model.logits(model(torch.tensor([ids]), dtype=torch.float32))[0].argmax(-1).tolist()
+        same += sum(a == b for a, b in zip(expected, probe.top1(ids), strict=True))
+        total += len(ids)
+    top1 = round(same / total, 4)
+    if top1 < FLOOR[dtype]:
+        what = f"only {top1:.0%} of its most likely tokens are those of the folder"
+        raise ChatBakerError(what, str(gguf), f"Export is refused: {dtype} gives {FLOOR[dtype]:.0%} at the least")
+    size = gguf.stat().st_size
+    return {"file": gguf.name, "dtype": dtype, "bytes": size, "texts": len(texts), "tokens": total, "top1": top1}

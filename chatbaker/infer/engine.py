@@ -1,0 +1,341 @@
+"""What every engine can do, and which one answers: the protocol, the options, the choice.
+
+| given                          | engine                                                                      |
+|--------------------------------|-----------------------------------------------------------------------------|
+| `--url`                        | `remote`: an OpenAI-compatible server                                       |
+| a .gguf file                   | `llamacpp`                                                                  |
+| a model folder or a hub id     | `torch_engine` on a CUDA GPU with PyTorch installed; else converted to GGUF |
+|                                | once, kept in the user's cache, and read by `llamacpp`                      |
+| a run folder                   | its export/gguf, or its sft/model as a model folder                         |
+| nothing                        | the bundled model                                                           |
+
+Nothing heavy is imported before it is known to be needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.log import say
+
+Messages = list[dict[str, str]]
+FinishReason = Literal["stop", "length", "cancelled"]
+Quantization = Literal["bf16", "q8_0", "q4_0"]
+PACKAGE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Order: repetition penalty, temperature, top-k, top-p."""
+
+    temperature: float = 0.5
+    """0 is greedy: always the most likely token."""
+    top_p: float = 0.95
+    top_k: int = 20
+    """0 keeps the whole vocabulary."""
+    repetition_penalty: float = 1.2
+    """Divides the positive and multiplies the negative logits of tokens already generated in this answer."""
+    max_new_tokens: int = 512
+    seed: int | None = None
+    """The same seed, question and model give the same answer. None: a new one each time."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, besides the model's own end of turn."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", 0 <= self.temperature <= 100, "0 to 100"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+        )
+        for name, valid, allowed in checks:
+            if not valid:
+                raise ChatBakerError(f"{name} must be {allowed}, not {getattr(self, name)}")
+
+    def set(self, name: str, text: str) -> Sampling:
+        """A copy with one option changed, its value given as text. Raises ChatBakerError."""
+        kinds: dict[str, Callable[[str], Any]] = {field.name: _KINDS.get(field.name, float) for field in fields(self)}
+        if name not in kinds:
+            raise ChatBakerError(f"no option {name!r}", hint=f"Options: {', '.join(kinds)}")
+        try:
+            return replace(self, **{name: kinds[name](text)})
+        except ValueError:
+            raise ChatBakerError(f"{name} cannot be {text!r}") from None
+
+
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "top_k": int,
+    "max_new_tokens": int,
+    "seed": lambda text: None if text == "none" else int(text),
+    "stop": lambda text: tuple(text.split()),
+}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Where an answer stands. Tokens are counted without the one that ends the turn."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were still there from an earlier turn."""
+    completion_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    """None while the answer is still being written."""
+    prompt_seconds: float = 0.0
+    """From the question to the first token."""
+    decode_seconds: float = 0.0
+    """From the first token on."""
+
+    @property
+    def prompt_speed(self) -> float:
+        """Newly read prompt tokens a second."""
+        return (self.prompt_tokens - self.cached_tokens) / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def decode_speed(self) -> float:
+        """Tokens a second after the first."""
+        return max(self.completion_tokens - 1, 0) / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One step of an answer. text: what can be shown now, often empty. The last chunk's usage has a finish_reason.
+
+    With debug: token is the token drawn, candidates the likeliest ones with the model's own probabilities, before
+    the sampling options act on them.
+    """
+
+    text: str
+    usage: Usage
+    token: str = ""
+    candidates: tuple[tuple[str, float], ...] = ()
+
+
+class Engine(Protocol):
+    """A model that answers. `context` is in tokens; None: the other side looks after it."""
+
+    name: str
+
+    @property
+    def context(self) -> int | None: ...
+
+    def count(self, messages: Messages) -> int:
+        """Tokens of the prompt that these messages make."""
+
+    def stream(self, messages: Messages, sampling: Sampling, debug: int = 0) -> Iterator[Chunk]:
+        """The answer. debug: how many candidate tokens to report. Closing the iterator stops the engine."""
+
+    def close(self) -> None: ...
+
+
+def trim(messages: Messages, count: Callable[[Messages], int], limit: int) -> tuple[Messages, int]:
+    """Drop the oldest question-answer pairs until `limit` tokens hold the rest; (what is kept, messages dropped).
+
+    The system message and the last question always stay. Once it must drop, it makes a quarter of room, so that the
+    next turns find their beginning unchanged in the KV cache. Raises ChatBakerError where the question alone is too
+    long.
+    """
+    if count(messages) <= limit:
+        return messages, 0
+    head = [message for message in messages[:1] if message["role"] == "system"]
+    turns = messages[len(head) :]
+    if (least := count(head + turns[-1:])) > limit:
+        what = "the question and the system message are" if head else "the question is"
+        raise ChatBakerError(f"{what} {least:,} tokens long, but {limit:,} fit this model", hint="Shorten it")
+    start = 2
+    while start < len(turns) - 1 and count(head + turns[start:]) > limit * 3 // 4:
+        start += 2
+    return head + turns[start:], start
+
+
+def prompt_limit(context: int, max_new_tokens: int) -> int:
+    """Tokens a prompt may have: the context less room for the answer, but never less than half of it."""
+    return context - min(max_new_tokens, context // 2)
+
+
+def bundled_model() -> Path:
+    """The GGUF that comes with the project, installed or in a clone. Raises ChatBakerError."""
+    for folder in (PACKAGE / "_models" / "chatbaker-mini", PACKAGE.parent / "models" / "chatbaker-mini"):
+        if found := sorted(folder.glob("*.gguf")):
+            return found[0]
+    raise ChatBakerError(
+        "the bundled model is missing", hint="Give one: chatbaker chat --model FOLDER, FILE.gguf or HUB/ID"
+    )
+
+
+def open_engine(
+    model: str | None = None,
+    device: str = "auto",
+    quantize: str | None = None,
+    context: int | None = None,
+    url: str | None = None,
+) -> Engine:
+    """Choose and load. With `url`, model is the name that the server knows it by. Raises ChatBakerError.
+
+    device: auto, cpu, cuda, cuda:N or mps. quantize: how to convert a model folder for llama.cpp, q8_0 where None.
+    context: tokens; the model's own, at most 4,096, where None.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ChatBakerError(f"unknown device {device!r}", hint="Use auto, cpu, cuda, cuda:N or mps")
+    if quantize not in (None, *get_args(Quantization)):
+        raise ChatBakerError(f"unknown quantization {quantize!r}", hint=f"Use {', '.join(get_args(Quantization))}")
+    if url:
+        from chatbaker.infer.remote import RemoteEngine
+
+        return RemoteEngine(url, model)
+    gguf, folder = find_model(model, quantize or "q8_0") if model else (bundled_model(), None)
+    if gguf and not folder and quantize and quantize not in gguf.name.lower():
+        raise ChatBakerError("a GGUF file is quantized already", str(gguf), "Leave --quantize out")
+    if folder and (number := cuda_device(device, folder)) is not None:
+        from chatbaker.infer.torch_engine import TorchEngine
+
+        return TorchEngine(folder, f"cuda:{number}", context)
+    from chatbaker.infer.llamacpp import LlamaCppEngine
+
+    return LlamaCppEngine(gguf or convert(folder, cast(Quantization, quantize or "q8_0")), device, context)
+
+
+def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
+    """(GGUF file, Hugging Face folder) behind a name, at least one of them there. Raises ChatBakerError."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path, None
+    if not path.is_dir():
+        if path.suffix != ".gguf" and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+            path = from_hub(model)
+        else:
+            raise ChatBakerError(
+                "no such model", model, "Give a .gguf file, a model or run folder, or a hub id ORG/NAME"
+            )
+    if (path / "recipe.toml").exists() or (path / "sft").exists():
+        folder = path / "sft" / "model"
+        files = sorted((path / "export" / "gguf").glob("*.gguf"))
+        exported = [file for file in files if quantize in file.name.lower()]
+        if exported or folder.is_dir():
+            return (exported[0] if exported else None), (folder if folder.is_dir() else None)
+        raise ChatBakerError("no chat model in this run yet", str(path), "Run first: chatbaker sft RECIPE")
+    if (path / "config.json").exists():
+        return None, path
+    if files := sorted(path.glob("*.gguf")):
+        return next((file for file in files if quantize in file.name.lower()), files[0]), None
+    raise ChatBakerError("neither a model folder (config.json), a run folder nor a GGUF in it", str(path))
+
+
+def from_hub(name: str) -> Path:
+    """Download a repository from the Hugging Face hub, or find it in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub raises a score of kinds: HTTP, offline, gated, unknown, no space
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        hint = "Check the name and the network, or give a folder or a .gguf file"
+        raise ChatBakerError(
+            f"no such folder, and not to be had from the Hugging Face hub ({reason})", name, hint
+        ) from None
+
+
+def cuda_device(device: str, folder: Path) -> int | None:
+    """The GPU for the torch engine, or None where llama.cpp is to answer.
+
+    auto takes the one with the most free memory if the weights fit with a fifth to spare; a busy, broken or absent
+    GPU means the CPU, never an error. An explicit cuda or cuda:N that cannot be had is a ChatBakerError.
+    """
+    if device in ("cpu", "mps"):
+        return None
+    wanted = device != "auto"
+    free = _free_cuda_memory()
+    if not free:
+        if wanted and not _llamacpp_has_gpu():
+            hint = "Type: pip install 'chatbaker[train]'" if find_spec("torch") is None else "Use --device cpu"
+            raise ChatBakerError("no usable CUDA GPU", f"--device {device}", hint)
+        return None
+    if device.startswith("cuda:"):
+        number = int(device[5:])
+        if number not in free:
+            raise ChatBakerError(f"no such GPU; there are {sorted(free)}", f"--device {device}")
+        return number
+    best = max(free, key=lambda number: free[number])
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return best if wanted or free[best] > weights * 1.2 else None
+
+
+def _free_cuda_memory() -> dict[int, int]:
+    """Free bytes per GPU that answers. torch is imported only where a driver and torch itself are installed."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return {}
+    if find_spec("torch") is None:
+        return {}
+    import torch
+
+    free = {}
+    for number in range(torch.cuda.device_count()):
+        try:
+            free[number] = torch.cuda.mem_get_info(number)[0]
+        except (RuntimeError, AssertionError):  # in exclusive use by another program, or broken
+            continue
+    return free
+
+
+def _llamacpp_has_gpu() -> bool:
+    from chatbaker.infer.llamacpp import gpus
+
+    return bool(gpus())
+
+
+def convert(folder: Path | None, quantize: Quantization) -> Path:
+    """The folder as GGUF: from the user's cache, or written there now. Needs about the model's size of disk."""
+    assert folder is not None
+    target = cache_dir() / "gguf" / f"{folder.resolve().name}-{fingerprint(folder)}-{quantize}.gguf"
+    if not target.exists():
+        from chatbaker.export.gguf import write_gguf
+
+        say(f"converting {folder} to GGUF {quantize}, once; kept as {target}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            write_gguf(folder, temporary, quantize)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes with the model: every file's name, size, time, and 4 KiB at 64 places of it."""
+    hasher = hashlib.sha256()
+    for path in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".jinja")):
+        status = path.stat()
+        hasher.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(64):
+                file.seek(status.st_size * i // 64)
+                hasher.update(file.read(4096))
+    return hasher.hexdigest()[:16]
+
+
+def cache_dir() -> Path:
+    """Where the system keeps what can be made again."""
+    if override := os.environ.get("CHATBAKER_CACHE"):
+        return Path(override)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "chatbaker"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "chatbaker"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatbaker"

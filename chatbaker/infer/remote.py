@@ -1,0 +1,123 @@
+"""A model behind a URL: any OpenAI-compatible server, this project's own included."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.infer.engine import Chunk, FinishReason, Messages, Sampling, Usage
+from chatbaker.tokens.dialog import clean_messages
+
+MAX_CANDIDATES = 20  # what the API allows
+
+
+class RemoteEngine:
+    """The key is CHATBAKER_API_KEY or OPENAI_API_KEY and is shown nowhere. Long histories are the server's to fit."""
+
+    context = None
+
+    def __init__(self, url: str, model: str | None = None) -> None:
+        import openai  # two thirds of a second; only who chats with a URL waits for it
+
+        self._openai = openai
+        self.url = url
+        key = os.environ.get("CHATBAKER_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+        try:
+            self._client = openai.OpenAI(base_url=url, api_key=key)
+            self.model = model or self._client.models.list().data[0].id
+        except (openai.OpenAIError, IndexError, ValueError) as error:
+            raise self._plain(error) from None
+        self.name = f"{self.model} ({url})"
+        self._extras = True
+
+    def count(self, messages: Messages) -> int:
+        return 0
+
+    def stream(self, messages: Messages, sampling: Sampling, debug: int = 0) -> Iterator[Chunk]:
+        """See `Engine.stream`. Token counts are the server's; without them, its chunks are counted."""
+        started = time.perf_counter()
+        first, reason, usage = started, None, Usage()
+        try:
+            with self._open(clean_messages(messages), sampling, debug) as answer:
+                for event in answer:
+                    now = time.perf_counter()
+                    if event.usage:
+                        details = event.usage.prompt_tokens_details
+                        usage = replace(
+                            usage,
+                            prompt_tokens=event.usage.prompt_tokens,
+                            completion_tokens=event.usage.completion_tokens,
+                            cached_tokens=(details and details.cached_tokens) or 0,
+                        )
+                    if not event.choices:
+                        continue
+                    choice = event.choices[0]
+                    if choice.finish_reason:
+                        reason = choice.finish_reason
+                    if text := choice.delta.content or "":
+                        first = first if usage.completion_tokens else now
+                        usage = replace(
+                            usage,
+                            completion_tokens=usage.completion_tokens + 1,
+                            prompt_seconds=first - started,
+                            decode_seconds=now - first,
+                        )
+                        yield Chunk(text, usage, *_debug(choice.logprobs))
+        except self._openai.OpenAIError as error:
+            raise self._plain(error) from None
+        ended: FinishReason = "length" if reason == "length" else "stop"
+        yield Chunk("", replace(usage, finish_reason=ended))
+
+    def _open(self, messages: Messages, sampling: Sampling, debug: int) -> Any:
+        """The event stream. Servers that refuse options beyond OpenAI's own are asked again without them."""
+        options: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            options["seed"] = sampling.seed
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
+        if debug:
+            options |= {"logprobs": True, "top_logprobs": min(debug, MAX_CANDIDATES)}
+        extras = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
+        if self._extras:
+            try:
+                return self._client.chat.completions.create(**options, extra_body=extras)
+            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
+                self._extras = False
+        return self._client.chat.completions.create(**options)
+
+    def _plain(self, error: Exception) -> ChatBakerError:
+        """What went wrong, in one line and without the key."""
+        if isinstance(error, self._openai.APIConnectionError):
+            return ChatBakerError(
+                "no answer from this address", self.url, "Check the URL and that the server is running"
+            )
+        if isinstance(error, self._openai.AuthenticationError):
+            return ChatBakerError("the server refuses the key", self.url, "Set CHATBAKER_API_KEY")
+        if isinstance(error, self._openai.APIStatusError):
+            body = error.body if isinstance(error.body, dict) else {}
+            what = str(body.get("message") or f"status {error.status_code}").splitlines()[0][:300]
+            return ChatBakerError(f"the server says: {what}", self.url)
+        return ChatBakerError("this is not an OpenAI-compatible server", self.url, "The address usually ends in /v1")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _debug(logprobs: Any) -> tuple[str, tuple[tuple[str, float], ...]]:
+    if not logprobs or not logprobs.content:
+        return "", ()
+    token = logprobs.content[0]
+    return token.token, tuple((one.token, math.exp(one.logprob)) for one in token.top_logprobs)

@@ -1,0 +1,213 @@
+"""Bilingual text and conversations of the project's own: what `tiny` is made from and a part of what `mini` is taught.
+
+Everything comes from the tables beside this file, all written for this project: `talk.<lang>.toml` (everyday topics:
+ways to ask, answers that fit every one of them, follow-up turns), `facts.toml` (one table of rows for both languages,
+so that they agree), `drills.toml` (questions whose rows are computed: sums, order, recall) and `stories.toml` (prose).
+All functions are pure: the i-th item depends on (seed, lang, i) alone.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from chatbaker.made.drills import ROWS, Row
+from chatbaker.made.forms import fill
+
+LANGS = ("ko", "en")
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One exchange: any of `answer` fits any of `ask`."""
+
+    ask: tuple[str, ...]
+    answer: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One exchange and the turns that may follow it, in their order."""
+
+    name: str
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A kind of fact in one language: its topics (question forms), prose and rows; `key` is the field asked for.
+
+    A drill is a fact without rows: `row` computes one. `weight` is how often the kind comes up.
+    """
+
+    name: str
+    key: str | None
+    topics: tuple[Topic, ...]
+    say: tuple[str, ...]
+    rows: tuple[Row, ...]
+    weight: float
+
+    def row(self, rng: random.Random, lang: str) -> Row:
+        return rng.choice(self.rows) if self.rows else ROWS[self.name](rng, tables("drills.toml")["words"][lang], lang)
+
+
+@cache
+def tables(name: str) -> dict[str, Any]:
+    """The parsed TOML file `name` of this folder."""
+    return tomllib.loads(files(__name__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _topic(name: str, table: dict[str, Any]) -> Topic:
+    return Topic(name, tuple(Turn(tuple(t["ask"]), tuple(t["answer"])) for t in (table, *table.get("then", ()))))
+
+
+@cache
+def topics(lang: str) -> tuple[Topic, ...]:
+    """Every topic of talk.<lang>.toml."""
+    return tuple(_topic(table["name"], table) for table in tables(f"talk.{lang}.toml")["topic"])
+
+
+@cache
+def kinds(file: str, lang: str) -> tuple[Fact, ...]:
+    """Every kind of fact in `file` (facts.toml or drills.toml) that has forms in `lang`."""
+    return tuple(
+        Fact(
+            name=fact["name"],
+            key=fact.get("key"),
+            topics=tuple(_topic(fact["name"], table) for table in (fact[lang], *fact[lang].get("also", ()))),
+            say=tuple(fact[lang].get("say", ())),
+            rows=tuple(dict(zip(fact["fields"], row[lang], strict=True)) for row in fact.get("row", ())),
+            weight=fact.get("weight", max(len(fact.get("row", ())), 1) ** 0.5),  # many rows: oftener, not in proportion
+        )
+        for fact in tables(file)["fact"]
+        if lang in fact
+    )
+
+
+def facts(lang: str) -> list[tuple[str, str]]:
+    """(question, the word a right answer contains) of every row of facts.toml that has one such word."""
+    return [
+        (fill(fact.topics[0].turns[0].ask[0], row), row[fact.key])
+        for fact in kinds("facts.toml", lang)
+        if fact.key
+        for row in fact.rows
+    ]
+
+
+# ---- conversations ----------------------------------------------------------------------------------------------
+
+
+def _typed(rng: random.Random, text: str, lang: str) -> str:
+    """`text` as a hurried person would type it, in some of the cases."""
+    roll = rng.random()
+    bare = text.rstrip(" .!?~") or text
+    if roll < 0.16:
+        return bare
+    if roll < 0.28 and lang == "en":
+        return (bare if roll < 0.22 else text).lower()
+    if roll < 0.19:
+        return f"{bare}~"
+    if roll < 0.24:
+        return f"{text} {rng.choice(('ㅎㅎ', 'ㅋㅋ', 'ㅎ', 'ㅋㅋㅋ'))}"
+    if roll < 0.27:
+        return text + rng.choice("?!") if text[-1] in "?!" else f"{bare}!"
+    return text
+
+
+def _exchange(rng: random.Random, turns: tuple[Turn, ...], row: Row, lang: str) -> list[Message]:
+    messages = []
+    for turn in turns:
+        question = _typed(rng, fill(rng.choice(turn.ask), row), lang)
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": fill(rng.choice(turn.answer), row)},
+        ]
+    return messages
+
+
+def _talk(rng: random.Random, lang: str, follow: float) -> list[Message]:
+    """A topic; with the chance `follow` each of its follow-up turns too, until one is left out."""
+    turns = rng.choice(topics(lang)).turns
+    length = 1
+    while length < len(turns) and rng.random() < follow:
+        length += 1
+    return _exchange(rng, turns[:length], {}, lang)
+
+
+def _known(rng: random.Random, file: str, lang: str, follow: float) -> list[Message]:
+    choices = kinds(file, lang)
+    fact = rng.choices(choices, [choice.weight for choice in choices])[0]
+    turns = rng.choice(fact.topics).turns
+    return _exchange(rng, turns if rng.random() < follow else turns[:1], fact.row(rng, lang), lang)
+
+
+def _part(rng: random.Random, lang: str, follow: float) -> list[Message]:
+    roll = rng.random()
+    if roll < 0.55:
+        return _talk(rng, lang, follow)
+    return _known(rng, "facts.toml" if roll < 0.77 else "drills.toml", lang, follow)
+
+
+def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
+    """`count` conversations as message lists; the answer is always in the language of its question.
+
+    A third are chains of unlike topics; one chain in eight has a turn in the other language; one conversation in
+    sixteen starts with a system message.
+    """
+    other = next(name for name in LANGS if name != lang)
+    for i in range(count):
+        rng = random.Random(f"conversation {seed} {lang} {i}")
+        messages: list[Message] = []
+        if rng.random() < 1 / 16:
+            messages.append({"role": "system", "content": rng.choice(tables("drills.toml")["system"][lang])})
+        if rng.random() < 2 / 3:
+            messages += _part(rng, lang, follow=0.6)
+        else:
+            parts = [lang] * rng.randint(2, 4)
+            if rng.random() < 1 / 8:
+                parts[rng.randrange(len(parts))] = other
+            for part in parts:
+                messages += _part(rng, part, follow=0.2)
+        yield messages
+
+
+# ---- documents --------------------------------------------------------------------------------------------------
+
+
+def _said(rng: random.Random, fact: Fact, lang: str) -> str:
+    return fill(rng.choice(fact.say), fact.row(rng, lang))
+
+
+def _told(rng: random.Random, lang: str) -> list[str]:
+    """A little story: each slot gets one word for the whole story, each line one of its wordings."""
+    stories = tables("stories.toml")[lang]
+    row = {name: rng.choice(words) for name, words in stories["slot"].items()}
+    # A second person who is not the first.
+    row["friend"] = rng.choice([name for name in stories["slot"]["name"] if name != row["name"]])
+    return [fill(rng.choice(line), row) for line in rng.choice(stories["story"])["lines"]]
+
+
+def documents(seed: int, count: int, lang: str) -> Iterator[str]:
+    """`count` short prose documents: stories, runs of facts, and questions with their answers."""
+    for i in range(count):
+        rng = random.Random(f"document {seed} {lang} {i}")
+        roll = rng.random()
+        if roll < 0.35:
+            yield " ".join(_told(rng, lang))
+        elif roll < 0.75:
+            file = "facts.toml" if roll < 0.65 else "drills.toml"
+            sayable = [fact for fact in kinds(file, lang) if fact.say]
+            one = rng.choice(sayable)
+            mixed = rng.random() < 0.4
+            said = [_said(rng, rng.choice(sayable) if mixed else one, lang) for _ in range(rng.randint(3, 6))]
+            yield " ".join(dict.fromkeys(said))
+        else:
+            messages = [message for _ in range(rng.randint(1, 3)) for message in _part(rng, lang, follow=0.5)]
+            speakers = ("물음", "대답") if lang == "ko" else ("Question", "Answer")
+            yield "\n".join(f"{speakers[j % 2]}: {message['content']}" for j, message in enumerate(messages))

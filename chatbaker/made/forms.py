@@ -1,0 +1,100 @@
+"""Filling templates: Korean particles that fit the word before them, English articles, number words.
+
+`{name}` puts a field in; `{name:은}` adds the right one of a pair of Korean particles, `{name:'은}` sets the
+word in quotes too; `{name:a}` puts a or an before it. A field at the start gets a capital.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# After a consonant, after a vowel. 으로 is 로 after ㄹ too.
+PARTICLES = {
+    pair.split("/")[0]: tuple(pair.split("/"))
+    for pair in [
+        *("은/는", "이/가", "을/를", "과/와", "으로/로", "이랑/랑", "이다/다", "이야/야", "이에요/예요", "이고/고"),
+        *("이라고/라고", "이라는/라는", "이라면/라면", "이란/란"),
+    ]
+}
+DIGITS = ("영", "일", "이", "삼", "사", "오", "육", "칠", "팔", "구")
+TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "여든", "아흔")
+ONES = ("", "하나", "둘", "셋", "넷", "다섯", "여섯", "일곱", "여덟", "아홉")
+ENGLISH = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+ENGLISH_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+_SLOT = re.compile(r"\{(\w+)(?::([^}]+))?\}")
+_RIEUL = 8  # index of ㄹ among the final consonants of a Hangul syllable
+
+
+def final(word: str) -> int:
+    """The final consonant of `word` as it is read aloud: 0 for none, 8 for ㄹ, another number for any other.
+
+    Digits are read in Korean and capital letters by their names. Raises ValueError for other endings (an English
+    word), whose reading the spelling does not tell.
+    """
+    for char in reversed(word):
+        if "가" <= char <= "힣":
+            return (ord(char) - ord("가")) % 28
+        if char.isdigit():
+            # A number above zero that ends in 0 is read 십, 백, 천 or 만, each with a final consonant.
+            return final(DIGITS[int(char)]) if char != "0" else 1
+        if char.isascii() and char.isupper():
+            return _RIEUL if char in "LR" else int(char in "MN")
+        if char.isalpha():
+            break
+    raise ValueError(f"no particle for {word!r}")
+
+
+def particle(word: str, kind: str) -> str:
+    """The particle of the pair named by its after-consonant form: particle("물", "을") is "을"."""
+    closed, open_ = PARTICLES[kind]
+    end = final(word)
+    return open_ if end == 0 or (kind == "으로" and end == _RIEUL) else closed
+
+
+def article(word: str) -> str:
+    return "an" if word[0].lower() in "aeiou" and not word.lower().startswith(("uni", "eu", "one", "us")) else "a"
+
+
+def fill(template: str, row: Mapping[str, str]) -> str:
+    """`template` with the fields of `row` put in; KeyError for a field or a particle that is not there."""
+
+    def put(slot: re.Match[str]) -> str:
+        word, form = row[slot[1]], slot[2]
+        if form is None:
+            return word
+        if form == "a":
+            return f"{article(word)} {word}"
+        shown = f"'{word}'" if form[0] == "'" else word
+        return shown + particle(word, form.lstrip("'"))
+
+    text = _SLOT.sub(put, template)
+    return text[0].upper() + text[1:] if template.startswith("{") else text
+
+
+def fields(template: str) -> set[str]:
+    """The names of the fields that `template` uses."""
+    return {slot[1] for slot in _SLOT.finditer(template)}
+
+
+def number_word(n: int, lang: str) -> str:
+    """0-100 in words; Korean in the Sino-Korean reading (이십삼)."""
+    if lang == "ko":
+        if n < 10 or n == 100:
+            return DIGITS[n] if n < 10 else "백"
+        tens, ones = divmod(n, 10)
+        return (DIGITS[tens] if tens > 1 else "") + "십" + (DIGITS[ones] if ones else "")
+    if n < 20 or n == 100:
+        return ENGLISH[n] if n < 20 else "one hundred"
+    tens, ones = divmod(n, 10)
+    return ENGLISH_TENS[tens] + (f"-{ENGLISH[ones]}" if ones else "")
+
+
+def native_word(n: int) -> str:
+    """1-99 in native Korean numerals (스물셋)."""
+    tens, ones = divmod(n, 10)
+    return TENS[tens] + ONES[ones]

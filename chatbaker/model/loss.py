@@ -1,0 +1,74 @@
+"""The one loss: summed cross-entropy of next tokens, computed in slices so that the full logits never exist.
+
+Dividing by the number of valid tokens is left to the caller, who knows the global count over micro-batches and ranks.
+
+Shape suffixes: N tokens, D model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""The target of a token that carries no loss."""
+
+SLICE = 1024
+"""Tokens whose logits exist at one time."""
+
+
+def token_losses(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Cross-entropy per token [N] in fp32; 0 where the target is IGNORE."""
+    return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORE, reduction="none")
+
+
+def _slice_loss_and_grad(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss (fp32) and d loss / d logits = softmax - one-hot (dtype of the logits)."""
+    valid = targets_N != IGNORE
+    wide = logits_NV.float()
+    largest = wide.amax(-1, keepdim=True)
+    log_z = largest + torch.exp(wide - largest).sum(-1, keepdim=True).log()
+    target = wide.gather(1, targets_N.clamp(min=0)[:, None])
+    loss = ((log_z - target).squeeze(1) * valid).sum()
+    one_hot = torch.arange(wide.shape[1], device=wide.device) == targets_N[:, None]
+    return loss, ((torch.exp(wide - log_z) - one_hot.float()) * valid[:, None]).to(logits_NV.dtype)
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(_slice_loss_and_grad)
+
+
+class _SlicedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, compiled: bool) -> Tensor:
+        loss_and_grad = _compiled() if compiled else _slice_loss_and_grad
+        weight = weight_VD.to(hidden_ND.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for start in range(0, hidden_ND.shape[0], SLICE):
+            part = slice(start, start + SLICE)
+            loss, grad = loss_and_grad(hidden_ND[part] @ weight.T, targets_N[part])
+            total += loss
+            grad_hidden[part] = grad @ weight
+            grad_weight += grad.T @ hidden_ND[part]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None, None
+
+
+def cross_entropy_sum(hidden: Tensor, weight_VD: Tensor, targets: Tensor, compiled: bool = False) -> Tensor:
+    """Sum over valid tokens of -log p(target), fp32 scalar. hidden [..., D], targets [...] with IGNORE allowed.
+
+    compiled: fuse the arithmetic between the matmuls; needs what torch.compile needs.
+    """
+    return _SlicedCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight_VD, targets.reshape(-1), compiled)

@@ -1,0 +1,290 @@
+"""Every knob of a bake: typed, frozen, documented, with its default. One TOML file, sections = stages.
+
+`load(path, overrides)` reads the file, applies `section.key=value` overrides and checks everything strictly: an
+unknown key is an error with a suggestion, a bad value names its key. Relative data paths start at `data_root`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from chatbaker.errors import ChatBakerError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Section):
+    """One stream of documents. path: glob below data_root, or `made:<lang>` (own text)."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    path: str
+    language: Literal["ko", "en"]
+    licence: str = "unstated"
+    limit: Positive | None = None
+    """Documents to take at most; needed for `made:` sources, which do not end by themselves."""
+
+
+class Clean(Section):
+    sources: tuple[Source, ...] = ()
+    min_chars: int = 20
+    """Shorter documents are dropped."""
+    dedup: Literal["exact", "none"] = "exact"
+    validation: Fraction = 0.01
+    """Share of each source's documents held out for validation, chosen by a hash of the text."""
+    strict: bool = False
+    """Fail where a file cannot be read, instead of reporting it and going on."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Clean:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have the same name")
+        return self
+
+
+class Tokenizer(Section):
+    vocab_size: Annotated[int, Field(ge=259, le=65_536)] = 16_384
+    """Entries, special tokens included. At most 65,536, so that a token fits two bytes."""
+    sample_docs: Positive = 10_000_000
+    """Documents to train on, shared among the sources as `balance` says."""
+    balance: dict[str, float] = {}
+    """Share of the sampled text (in bytes) per language, as {ko = 0.5, en = 0.5}; empty: as the data is."""
+
+
+class Model(Section):
+    layers: Positive = 6
+    heads: Positive = 4
+    kv_heads: Positive = 4
+    dim: Positive = 256
+    ffn_dim: Positive = 704
+    seq_len: Positive = 512
+    tied: bool = True
+    """The output head shares the embedding's weights."""
+    rope_theta: Rate = 10_000.0
+    norm_eps: Rate = 1e-5
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Model:
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError("dim must be an even multiple of heads")
+        if self.heads % self.kv_heads:
+            raise ValueError("heads must be a multiple of kv_heads")
+        return self
+
+
+class Schedule(Section):
+    """What pretrain and sft share: batch, optimizer, precision, how often to look and to save."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: orthogonalized momentum for the matrices of the blocks, AdamW for the rest."""
+    lr: Rate = 4e-4
+    """Peak rate of AdamW (embedding, head and norms under muon)."""
+    muon_lr: Rate = 0.02
+    """Peak rate of Muon, for matrices only."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    warmup: Fraction = 0.01
+    """Share of the steps in which the rate climbs."""
+    decay: Literal["cosine", "wsd"] = "cosine"
+    """cosine: from the peak to `final_lr`. wsd: constant, then linear over the last `decay_share` of the steps."""
+    decay_share: Fraction = 0.4
+    final_lr: Fraction = 0.1
+    """Last rate as a share of the peak."""
+    micro_batch: Positive = 16
+    """Sequences in one forward pass; what is left of the batch is accumulated."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = True
+    """Compile each block where a C++ compiler is found."""
+    recompute: bool = False
+    """Forget a block's activations and compute them again in the backward pass: less memory, a third more work."""
+    eval_every: Positive = 200
+    checkpoint_every: Positive = 200
+    keep_checkpoints: Positive = 2
+    log_every: Positive = 10
+
+
+class Pretrain(Schedule):
+    tokens: Positive = 20_000_000
+    batch_tokens: Positive = 16_384
+    """Tokens of one optimizer step over all devices."""
+    mix: dict[str, float] = {}
+    """Weight per source name or language; empty: every source by its size."""
+    prompts: tuple[str, ...] = ("대한민국의 수도는", "옛날 옛적에", "The capital of France is", "Once upon a time")
+    """Continued at every evaluation, so that a person sees what the model says."""
+
+
+class SftSource(Section):
+    """Conversations as JSON lines: {"messages": [...]} each. path: glob below data_root or `made:<lang>`."""
+
+    path: str
+    licence: str = "unstated"
+    limit: Positive | None = None
+    repeat: Positive = 1
+
+
+class Sft(Schedule):
+    sources: tuple[SftSource, ...] = ()
+    epochs: Positive = 3
+    batch_size: Positive = 16
+    """Packed rows of seq_len tokens in one optimizer step."""
+    lr: Rate = 2e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Fraction = 0.03
+    validation: Fraction = 0.02
+    prompts: tuple[str, ...] = ("안녕하세요?", "너는 누구야?", "Hello!", "What can you do?")
+
+
+class Parallel(Section):
+    """How the work is spread. One process on a CPU needs nothing here."""
+
+    threads: int = 0
+    """CPU threads; 0 takes what PyTorch chooses."""
+
+
+class Export(Section):
+    gguf: tuple[Literal["bf16", "q8_0", "q4_0"], ...] = ("q8_0",)
+    title: str = ""
+    licence: str = "apache-2.0"
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    seed: int = 1234
+    data_root: str = "."
+    clean: Clean = Clean()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    sft: Sft = Sft()
+    parallel: Parallel = Parallel()
+    export: Export = Export()
+
+    @field_validator("data_root")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return str(Path(value).expanduser())  # after data_root= a shell leaves ~ as it is
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply overrides such as `pretrain.lr=3e-4`.
+
+    Raises ChatBakerError for a missing file, broken TOML, an unknown key (with a suggestion) or a bad value.
+    """
+    path = find(str(path))
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ChatBakerError(f"not valid TOML: {error}", str(path)) from None
+    for override in overrides:
+        _apply(data, override)
+    return parse(data, str(path))
+
+
+def parse(data: dict[str, Any], where: str) -> Recipe:
+    """Check plain data against the recipe's types; `where` names it in errors."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _explain(first["type"], tuple(first["loc"]), first["msg"], where) from None
+
+
+def find(name: str) -> Path:
+    """A recipe by path, or by the bare name of one that ships with the package (`tiny`, `mini`, `1.3b`)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.name == name and name.removesuffix(".toml") in shipped:
+        return shipped[name.removesuffix(".toml")]
+    raise ChatBakerError(
+        f"no recipe {name!r}",
+        hint=f"Give a .toml file, or one of: {', '.join(sorted(shipped))} ('chatbaker new' copies one)",
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the project: beside the package in a clone, inside it in a wheel."""
+    here = Path(__file__).parent
+    folder = here / "_recipes" if (here / "_recipes").is_dir() else here.parent / "recipes"
+    return {path.stem: path for path in folder.glob("*.toml")}
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as TOML text that `load` reads back to an equal recipe."""
+    return "\n".join(_toml(recipe.model_dump(mode="json", exclude_none=True))) + "\n"
+
+
+def _toml(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    nested = {key: value for key, value in table.items() if _is_table(value)}
+    for key, value in table.items():
+        if key not in nested:
+            yield f"{key} = {_value(value)}"
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, list):
+            for item in value:
+                yield from ("", f"[[{name}]]", *_toml(item, name + "."))
+        else:
+            yield from ("", f"[{name}]", *_toml(value, name + "."))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ChatBakerError(f"cannot read the override {override!r}", hint="Write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ChatBakerError(f"{parent!r} in the override {override!r} is not a section")
+    data[last] = value
+
+
+def _explain(kind: str, loc: tuple[int | str, ...], message: str, where: str) -> ChatBakerError:
+    key = ".".join(str(part) for part in loc)
+    if kind != "extra_forbidden":
+        return ChatBakerError(f"{key}: {message[0].lower()}{message[1:]}" if key else message, where)
+    model: Any = Recipe
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            model = _inner(model.model_fields[part].annotation)
+    close = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1, cutoff=0.5)
+    known = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(model.model_fields)}"
+    return ChatBakerError(f"unknown key {key!r}", where, known)
+
+
+def _inner(annotation: Any) -> Any:
+    return annotation.__args__[0] if hasattr(annotation, "__args__") else annotation

@@ -1,0 +1,117 @@
+"""The run folder: where a bake keeps everything, written so that a kill at any moment loses nothing finished.
+
+A stage writes into its own folder and, at the very end, a stamp: its recipe section, the fingerprints of its
+inputs, the code version, start and end. `bake` skips a stage whose stamp is fresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from chatbaker.errors import ChatBakerError
+
+STAMP = "stamp.json"
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename, on failure leave `path` alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with Path(temporary).open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def disk_error(error: OSError, path: Path) -> ChatBakerError:
+    """An OSError in words; a full disk says how to go on."""
+    if error.errno == 28:
+        return ChatBakerError("the disk is full", str(path), "Free some space and type the same command again")
+    return ChatBakerError(error.strerror or str(error), str(path))
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ChatBakerError where the file is missing or cut short."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ChatBakerError("no such file", str(path)) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ChatBakerError(f"not valid JSON ({error})", str(path)) from None
+
+
+def digest(value: Any) -> str:
+    """A short fingerprint of plain data."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Changes when a file is added, removed or written; contents are not read."""
+    return digest([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)])
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """runs/<name>. `path("pack", "index.json")` is a file in a stage's folder."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, name: str, runs: str | Path = "runs") -> RunDir:
+        """The run of a recipe's name below the folder of all runs."""
+        return cls(Path(runs) / name)
+
+    def path(self, *parts: str) -> Path:
+        return self.root.joinpath(*parts)
+
+    def need(self, *parts: str, stage: str) -> Path:
+        """A file or folder that an earlier stage makes; says which stage to run where it is missing."""
+        path = self.path(*parts)
+        if not path.exists():
+            raise ChatBakerError("not there yet", str(path), f"Run first: chatbaker {stage} RECIPE")
+        return path
+
+    def stamp(self, stage: str) -> dict[str, Any] | None:
+        """What is known of a finished stage; None where it never finished."""
+        path = self.path(stage, STAMP)
+        return read_json(path) if path.exists() else None
+
+    def unstamp(self, stage: str) -> None:
+        self.path(stage, STAMP).unlink(missing_ok=True)
+
+    def write_stamp(self, stage: str, key: str, started: float, version: str) -> None:
+        ended = time.time()
+        record = {"stage": stage, "key": key, "version": version, "started": started, "ended": ended}
+        write_json(self.path(stage, STAMP), record | {"seconds": round(ended - started, 1)})
+
+    def clear(self, *parts: str) -> Path:
+        """An empty folder for a stage that is about to write anew."""
+        path = self.path(*parts)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path

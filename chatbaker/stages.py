@@ -1,0 +1,146 @@
+"""The one table of stages: where each one's code is, what it needs, which recipe sections decide its result.
+
+The command line and `bake` know stages only through this table, as strings; nothing is imported until it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatbaker import __version__
+from chatbaker.errors import missing_extra
+
+if TYPE_CHECKING:
+    from chatbaker.recipe import Recipe
+    from chatbaker.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: verb, recipe section and run subfolder in one. code: "module:function". extra: what pip installs for it."""
+
+    name: str
+    code: str
+    help: str
+    after: tuple[str, ...]
+    sections: tuple[str, ...]
+    extra: str
+    trains: bool = False
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "clean",
+            "chatbaker.text.clean:run",
+            "Read the sources, drop what is not wanted, keep count.",
+            after=(),
+            sections=("clean",),
+            extra="train",
+        ),
+        Stage(
+            "tokenizer",
+            "chatbaker.tokens.bpe:run",
+            "Train the byte-level BPE tokenizer.",
+            after=("clean",),
+            sections=("tokenizer",),
+            extra="train",
+        ),
+        Stage(
+            "pack",
+            "chatbaker.tokens.pack:run",
+            "Tokenize the documents into memory-mapped shards.",
+            after=("clean", "tokenizer"),
+            sections=(),
+            extra="train",
+        ),
+        Stage(
+            "pretrain",
+            "chatbaker.train.pretrain:run",
+            "Train the base model; resumes by itself.",
+            after=("pack",),
+            sections=("model", "pretrain", "parallel"),
+            extra="train",
+            trains=True,
+        ),
+        Stage(
+            "sft",
+            "chatbaker.train.sft:run",
+            "Tune the base model on conversations; resumes by itself.",
+            after=("pretrain",),
+            sections=("model", "sft", "parallel"),
+            extra="train",
+            trains=True,
+        ),
+        Stage(
+            "export",
+            "chatbaker.export.stage:run",
+            "Write the Hugging Face folder, the GGUF files and the model card.",
+            after=("sft",),
+            sections=("export",),
+            extra="train",
+        ),
+    )
+}
+
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
+"""Large pages, and freed memory kept for the next step: about a third of CPU training speed (see docs/log.md)."""
+
+
+def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
+    """What a stage's result depends on: its sections, its files, the seed and the stages before it."""
+    from chatbaker.rundir import digest, fingerprint
+
+    before = [(run.stamp(name) or {}).get("key") for name in stage.after]
+    sections = {name: getattr(recipe, name).model_dump(mode="json") for name in stage.sections}
+    data_root = Path(recipe.data_root)
+    sources = [source for name in stage.sections for source in getattr(getattr(recipe, name), "sources", ())]
+    files = fingerprint(path for source in sources for path in data_root.glob(source.path))
+    return digest([stage.name, sections, recipe.seed, files, before])
+
+
+def fresh(stage: Stage, recipe: Recipe, run: RunDir) -> bool:
+    """Whether the stage finished with this recipe and these inputs, and no stage before it has run since."""
+    stamp = run.stamp(stage.name)
+    if stamp is None or stamp["key"] != key(stage, recipe, run):
+        return False
+    return all((run.stamp(name) or {}).get("ended", 0) <= stamp["started"] for name in stage.after)
+
+
+def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
+    """Run one stage in this process and stamp its folder."""
+    from chatbaker.recipe import dump
+    from chatbaker.rundir import atomic
+
+    if stage.trains:
+        tune_allocator()
+    module, function = stage.code.split(":")
+    try:
+        code = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("chatbaker"):
+            raise
+        raise missing_extra(error.name or module, stage.extra) from None
+    with atomic(run.path("recipe.toml")) as file:
+        file.write(dump(recipe))
+    depends = key(stage, recipe, run)
+    run.unstamp(stage.name)
+    started = time.time()
+    code(recipe, run, **options)
+    run.write_stamp(stage.name, depends, started, __version__)
+
+
+def tune_allocator() -> None:
+    """Start this process again with glibc's allocator set for training; glibc reads its settings only at the start."""
+    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or "pytest" in sys.modules:
+        return
+    program = shutil.which(sys.executable) or sys.executable
+    os.execve(program, [program, "-m", "chatbaker", *sys.argv[1:]], os.environ | {"GLIBC_TUNABLES": ALLOCATOR})

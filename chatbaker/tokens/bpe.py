@@ -1,0 +1,229 @@
+"""The stage `tokenizer`: a byte-level BPE vocabulary from the cleaned text, and how well it fits each language.
+
+The parts are the ones that llama.cpp knows by the name `qwen2`, so that training, transformers and GGUF split text
+alike: NFC, a regular expression that keeps single digits and runs of letters apart, then bytes. Every byte has a
+token, so no text is ever unknown. The special tokens are the first ids.
+
+    tokenizer.json, tokenizer_config.json   what Hugging Face libraries load
+    fertility.json                          bytes and characters per token, tokens per word, on held-out text
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from chatbaker import recipe as recipes
+from chatbaker.errors import ChatBakerError
+from chatbaker.jsonl import read_jsonl
+from chatbaker.log import Progress, duration, progress, say
+from chatbaker.rundir import RunDir, atomic, read_json, write_json
+from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, SPECIAL_TOKENS
+
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SAMPLE_BYTES = 2_000_000_000  # the trainer remembers every different word: about 3 GB of memory for 400 MB, 9 GB here
+PIECE = 10_000  # characters of a document given to the trainer at a time
+FERTILITY_DOCS = 1_000  # held-out documents measured per source
+
+
+def run(recipe: recipes.Recipe, run: RunDir) -> None:
+    """Train on runs/<name>/clean and write runs/<name>/tokenizer.
+
+    Raises ChatBakerError where `balance` does not fit the languages or the text is too little for the vocabulary.
+    """
+    section = recipe.tokenizer
+    clean = run.need("clean", stage="clean")
+    ledger = read_json(run.need("clean", "ledger.json", stage="clean"))
+    shares = sample_shares(ledger, section)
+    began = time.monotonic()
+    count, size = (round(sum(row[unit] * shares[row["language"]] for row in ledger)) for unit in ("documents", "bytes"))
+    with nullcontext() if sys.stderr.isatty() else progress("tokenizer: bytes", size) as bar:
+        tokenizer = train(sample(clean / "documents", ledger, shares, bar), section.vocab_size, count)
+    fertility = measure(tokenizer, clean / "validation", ledger)
+    took = duration(time.monotonic() - began)
+    say(f"tokenizer: {section.vocab_size:,} entries from {count:,} documents ({size / 1e6:,.1f} MB) in {took}")
+
+    folder = run.clear("tokenizer")
+    with atomic(folder / "tokenizer.json") as file:
+        file.write(tokenizer.to_str(pretty=True))
+    write_json(folder / "tokenizer_config.json", config())
+    write_json(folder / "fertility.json", fertility)
+    for language, row in fertility["languages"].items():
+        say(f"{language}: {row['bytes_per_token']} bytes/token, {row['tokens_per_word']} tokens/word")
+
+
+def sample_shares(ledger: list[dict[str, Any]], section: recipes.Tokenizer) -> dict[str, float]:
+    """Per language, the share of its documents to train on: as much as `balance`, `sample_docs` and memory allow."""
+    total: dict[str, list[int]] = {}
+    for entry in ledger:
+        counts = total.setdefault(entry["language"], [0, 0])
+        counts[0] += entry["documents"]
+        counts[1] += entry["bytes"]
+    if section.balance:
+        languages = sorted(language for language, (_, size) in total.items() if size)
+        if sorted(section.balance) != languages or min(section.balance.values()) <= 0:
+            raise ChatBakerError(
+                f"it must give each language of the cleaned text ({', '.join(languages)}) a share above 0",
+                "tokenizer.balance",
+            )
+        size = min(total[language][1] / weight for language, weight in section.balance.items())
+        shares = {language: size * weight / total[language][1] for language, weight in section.balance.items()}
+    else:
+        shares = dict.fromkeys(total, 1.0)
+    documents = sum(total[language][0] * share for language, share in shares.items())
+    taken = sum(total[language][1] * share for language, share in shares.items())
+    fit = min(1.0, section.sample_docs / documents, SAMPLE_BYTES / taken)
+    return {language: shares.get(language, 0.0) * fit for language in total}
+
+
+def sample(
+    documents: Path, ledger: list[dict[str, Any]], shares: dict[str, float], bar: Progress | None
+) -> Iterator[str]:
+    """Pieces of the sampled documents, spread evenly over each source. bar: None where the trainer draws its own."""
+    seen = dict.fromkeys(shares, 0)
+    done = 0
+    for entry in ledger:
+        language = entry["language"]
+        for _, record in read_jsonl(documents / f"{entry['source']}.jsonl.zst"):
+            seen[language] += 1
+            if int(seen[language] * shares[language]) == int((seen[language] - 1) * shares[language]):
+                continue
+            text = record["text"]
+            done += len(text.encode())
+            if bar is not None:
+                bar.update(done, entry["source"])
+            for start in range(0, len(text), PIECE):
+                yield text[start : start + PIECE]
+    if bar is not None:
+        say("tokenizer: words counted; now merging, which takes about twice as long")
+
+
+def train(texts: Iterator[str], vocab_size: int, length: int | None = None) -> Tokenizer:
+    """A tokenizer of exactly `vocab_size` entries, with `encode_special_tokens` set so that text never turns special.
+
+    length: about how many texts there are, for the trainer's own progress bar on a terminal. Raises ChatBakerError
+    where the text gives fewer entries, and says how many.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=sys.stderr.isatty(),
+        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer, length)
+    size = tokenizer.get_vocab_size()
+    if size < vocab_size:
+        raise ChatBakerError(
+            f"the text gives a vocabulary of {size:,} entries at most, not {vocab_size:,}",
+            "tokenizer.vocab_size",
+            f"Add text, or type tokenizer.vocab_size={size} after the recipe",
+        )
+    check(tokenizer)
+    return tokenizer
+
+
+def check(tokenizer: Tokenizer) -> None:
+    """Special tokens are the first ids, and nothing a person can type reaches them."""
+    tokenizer.encode_special_tokens = True
+    for i, token in enumerate(SPECIAL_TOKENS):
+        ids = tokenizer.encode(token, add_special_tokens=False).ids
+        assert tokenizer.token_to_id(token) == i, token
+        assert min(ids) >= len(SPECIAL_TOKENS), token
+        assert tokenizer.decode(ids) == token, token
+
+
+def config() -> dict[str, Any]:
+    """tokenizer_config.json, with the chat format for other programs. No token is added to a text by itself."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": CHATML.jinja,
+        "bos_token": END_OF_TEXT,
+        "eos_token": IM_END,
+        "pad_token": END_OF_TEXT,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def measure(tokenizer: Tokenizer, validation: Path, ledger: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fertility per source and per language. A word is what stands between white space."""
+    sources: dict[str, list[int]] = {}
+    languages: dict[str, list[int]] = {}
+    for entry in ledger:
+        counts = [0, 0, 0, 0]
+        for number, record in read_jsonl(validation / f"{entry['source']}.jsonl.zst"):
+            if number > FERTILITY_DOCS:
+                break
+            text = record["text"]
+            tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+            values = (len(text.encode()), len(text), len(text.split()), tokens)
+            counts = [a + b for a, b in zip(counts, values, strict=True)]
+        sources[entry["source"]] = counts
+        so_far = languages.setdefault(entry["language"], [0, 0, 0, 0])
+        languages[entry["language"]] = [a + b for a, b in zip(so_far, counts, strict=True)]
+    return {
+        "languages": {name: _row(*counts) for name, counts in languages.items() if counts[3]},
+        "sources": {name: _row(*counts) for name, counts in sources.items() if counts[3]},
+    }
+
+
+def _row(size: int, characters: int, words: int, tokens: int) -> dict[str, float]:
+    return {
+        "bytes_per_token": round(size / tokens, 3),
+        "characters_per_token": round(characters / tokens, 3),
+        "tokens_per_word": round(tokens / max(words, 1), 3),
+        "tokens": tokens,
+    }
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, set so that ordinary text never becomes a special token.
+
+    Raises ChatBakerError where tokenizer.json is missing or not one.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ChatBakerError("no such file", str(path), "Run first: chatbaker tokenizer RECIPE")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ChatBakerError(f"not a tokenizer ({error})", str(path)) from None
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of one of our special tokens; raises ChatBakerError for a tokenizer that does not have it."""
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise ChatBakerError(f"the tokenizer has no {token!r}", hint="Run 'chatbaker tokenizer' again")
+    return found
+
+
+def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """How many bytes of text each token id stands for, int64 [V]; 0 for special tokens."""
+    sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    for token, i in tokenizer.get_vocab().items():
+        sizes[i] = 0 if token in SPECIAL_TOKENS else len(token)  # in byte-level BPE a character stands for a byte
+    return sizes

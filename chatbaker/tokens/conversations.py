@@ -1,0 +1,176 @@
+"""Conversations -> rows of tokens to tune on, packed without leaks, with loss on what the assistant says.
+
+A row holds several whole conversations; attention never crosses from one to the next, and only assistant turns and
+the token that ends them carry loss. Data that would teach a model never to stop is refused, with file and line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from chatbaker import made
+from chatbaker.errors import ChatBakerError
+from chatbaker.jsonl import read_jsonl
+from chatbaker.log import say
+from chatbaker.recipe import Recipe, SftSource
+from chatbaker.rundir import RunDir
+from chatbaker.tokens.bpe import load_tokenizer, special_id
+from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, Message, clean_messages, encode
+from chatbaker.tokens.loader import IGNORE, Batch
+
+Encoded = tuple[list[int], list[bool]]
+
+
+def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, list[Message]]]:
+    """(where, messages) of every conversation of a source, cleaned and checked.
+
+    Raises ChatBakerError with file, line and reason where roles are broken or no assistant turn ends.
+    """
+    rows: Iterator[tuple[str, object]]
+    if source.path.startswith("made:"):
+        if source.limit is None:
+            raise ChatBakerError("a made: source needs a limit", f"sft.sources {source.path}")
+        language = source.path.removeprefix("made:")
+        rows = ((f"{source.path}:{i + 1}", m) for i, m in enumerate(made.conversations(seed, source.limit, language)))
+    else:
+        paths = sorted(data_root.glob(source.path))
+        if not paths:
+            raise ChatBakerError(
+                f"no file matches {source.path!r}", str(data_root), "Type data_root=FOLDER after the recipe"
+            )
+        rows = ((f"{path}:{line}", row.get("messages")) for path in paths for line, row in read_jsonl(path))
+    for count, (where, raw) in enumerate(rows):
+        if count == source.limit:
+            return
+        messages = clean_messages(raw, where)
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()  # a question that nobody answered teaches nothing
+        if not messages:
+            raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)
+        yield where, messages
+
+
+def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
+    """Ids and loss mask of at most `longest` tokens, cut after a whole exchange; None where not even one fits."""
+    turns = list(messages)
+    while turns:
+        ids, mask = encode(tokenizer, CHATML.segments(turns))
+        if len(ids) <= longest:
+            return ids, mask
+        turns = turns[:-2]
+        if turns and turns[-1]["role"] != "assistant":
+            return None
+    return None
+
+
+def pack(conversations: Sequence[Encoded], seq_len: int, padding: int) -> Batch:
+    """Rows of seq_len tokens [rows, seq_len] (int32), each conversation whole in the fullest row with room."""
+    by_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
+    rows: list[list[int]] = []
+    for i in sorted(range(len(conversations)), key=lambda i: -len(conversations[i][0])):
+        length = len(conversations[i][0])
+        room = next((r for r in range(length, seq_len + 1) if by_room[r]), None)
+        if room is None:
+            rows.append([])
+            room = seq_len
+            by_room[room].append(len(rows) - 1)
+        row = by_room[room].pop()
+        rows[row].append(i)
+        by_room[room - length].append(row)
+    ids = np.full((len(rows), seq_len), padding, dtype=np.int32)
+    targets = np.full((len(rows), seq_len), IGNORE, dtype=np.int32)
+    docs = np.zeros((len(rows), seq_len), dtype=np.int32)
+    for r, members in enumerate(rows):
+        start = 0
+        for number, i in enumerate(members, 1):
+            tokens, mask = (np.array(part) for part in conversations[i])
+            end = start + len(tokens)
+            ids[r, start:end], docs[r, start:end] = tokens, number
+            targets[r, start : end - 1] = np.where(mask[1:], tokens[1:], IGNORE)
+            start = end
+    return Batch(ids, targets, docs)
+
+
+def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch], str]:
+    """Training rows, validation rows per language, and the fingerprint of both.
+
+    A conversation is held out by a hash of its tokens, so the choice does not depend on order or on other sources.
+    """
+    train: list[Encoded] = []
+    held: dict[str, list[Encoded]] = {}
+    long = 0
+    data_root = Path(recipe.data_root)
+    if not recipe.sft.sources:
+        raise ChatBakerError("the recipe names no conversations", "sft.sources", "Add a [[sft.sources]] table")
+    for source in recipe.sft.sources:
+        for _, messages in read(source, data_root, recipe.seed):
+            encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
+            if encoded is None:
+                long += 1
+                continue
+            key = hashlib.blake2b(np.array(encoded[0], dtype="<u2").tobytes(), digest_size=8).digest()
+            if int.from_bytes(key, "big") < recipe.sft.validation * 2**64:
+                hangul = any("가" <= char <= "힣" for char in messages[-1]["content"])
+                held.setdefault("ko" if hangul else "en", []).append(encoded)
+            else:
+                train += [encoded] * source.repeat
+    if not train:
+        raise ChatBakerError("no conversation fits the context", "model.seq_len", "Raise it, or add shorter ones")
+    check_ends(train, special_id(tokenizer, IM_END))
+    padding = special_id(tokenizer, END_OF_TEXT)
+    rows = pack(train, recipe.model.seq_len, padding)
+    validation = {language: pack(items, recipe.model.seq_len, padding) for language, items in sorted(held.items())}
+    sha = hashlib.sha256()
+    for batch in (rows, *validation.values()):
+        sha.update(batch.ids.tobytes() + batch.targets.tobytes())
+    filled = float((rows.docs > 0).mean())
+    say(
+        f"sft: {len(train):,} conversations in {len(rows.ids):,} rows of {recipe.model.seq_len} ({filled:.0%} full, "
+        f"{rows.valid:,} trained tokens); {sum(map(len, held.values())):,} held out, {long:,} too long"
+    )
+    return rows, validation, sha.hexdigest()[:16]
+
+
+def check_ends(conversations: Sequence[Encoded], end_of_turn: int) -> None:
+    """Refuse data in which a trained turn does not end: the model would never stop."""
+    for ids, mask in conversations:
+        for i, trained in enumerate(mask):
+            if trained and not (i + 1 < len(mask) and mask[i + 1]) and ids[i] != end_of_turn:
+                raise ChatBakerError("an assistant turn without its end token", "sft.sources")
+
+
+def show(recipe: Recipe, run: RunDir, count: int) -> None:
+    """Print `count` conversations with trained tokens in green and the rest dimmed."""
+    from rich.console import Console
+    from rich.text import Text
+
+    tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
+    console = Console()
+    shown = 0
+    for source in recipe.sft.sources:
+        for where, messages in read(source, Path(recipe.data_root), recipe.seed):
+            if shown == count:
+                return
+            shown += 1
+            encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
+            if encoded is None:
+                console.print(f"{where}: longer than the context of {recipe.model.seq_len}, left out", style="yellow")
+                continue
+            text = Text()
+            for piece, trained in _runs(tokenizer, *encoded):
+                text.append(piece, style="green" if trained else "dim")
+            console.rule(f"{where}: {sum(encoded[1])} of {len(encoded[0])} tokens trained (green)")
+            console.print(text)
+
+
+def _runs(tokenizer: Tokenizer, ids: list[int], mask: list[bool]) -> Iterator[tuple[str, bool]]:
+    start = 0
+    for i in range(1, len(ids) + 1):
+        if i == len(ids) or mask[i] != mask[start]:
+            yield tokenizer.decode(ids[start:i], skip_special_tokens=False), mask[start]
+            start = i

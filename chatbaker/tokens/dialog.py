@@ -1,0 +1,184 @@
+"""The chat format, once: messages -> segments -> token ids with a loss mask, and the same as a Jinja template.
+
+A conversation is rendered as a list of `Segment`s. Special tokens are segments of their own and everything else is
+ordinary text, tokenized with specials switched off, so a user who types `<|im_end|>` sends eight characters and
+never ends a turn. Training, every inference engine and the exported template all start from these segments.
+
+Two formats are built in: `chatml` for the models baked here, and `human-bot` for the weights published as
+`42dot/42dot_LLM-SFT-1.3B`, which ship without a template.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from chatbaker.errors import ChatBakerError
+
+END_OF_TEXT = "<|endoftext|>"
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+HUMAN_BOT_START = "<||bos||>"  # of the published 42dot tokenizer
+SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END)
+ROLES = ("system", "user", "assistant")
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a rendered conversation. special: the text is one special token. trained: it carries loss."""
+
+    text: str
+    special: bool = False
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat format. stop: the special tokens that end an answer. jinja: the same format for other programs."""
+
+    name: str
+    stop: tuple[str, ...]
+    render: Callable[[Sequence[Message], bool], list[Segment]]
+    jinja: str
+
+    def segments(self, messages: Sequence[Message], generate: bool = False) -> list[Segment]:
+        """Render cleaned messages; with `generate`, end where the assistant's next answer begins."""
+        return self.render(messages, generate)
+
+
+def _chatml(messages: Sequence[Message], generate: bool) -> list[Segment]:
+    segments = []
+    for message in messages:
+        trained = message["role"] == "assistant"
+        segments += [
+            Segment(IM_START, special=True),
+            Segment(message["role"] + "\n"),
+            Segment(message["content"], trained=trained),
+            Segment(IM_END, special=True, trained=trained),
+            Segment("\n"),
+        ]
+    if generate:
+        segments += [Segment(IM_START, special=True), Segment("assistant\n")]
+    return segments
+
+
+def _human_bot(messages: Sequence[Message], generate: bool) -> list[Segment]:
+    segments = [Segment(HUMAN_BOT_START, special=True)]
+    space = ""
+    for message in messages:
+        if message["role"] == "system":
+            segments.append(Segment(message["content"]))
+            space = " "
+        elif message["role"] == "user":
+            segments.append(Segment(f"{space}<human>: {message['content']} <bot>:"))
+            space = ""
+        else:
+            segments.append(Segment(" " + message["content"], trained=True))
+            segments.append(Segment(END_OF_TEXT, special=True, trained=True))
+    return segments
+
+
+CHATML = Template(
+    name="chatml",
+    stop=(IM_END, END_OF_TEXT),
+    render=_chatml,
+    jinja=(
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] | trim) + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ),
+)
+
+HUMAN_BOT = Template(
+    name="human-bot",
+    stop=(END_OF_TEXT,),
+    render=_human_bot,
+    jinja=(
+        "{{ '<||bos||>' }}{% for message in messages %}"
+        "{% if message['role'] == 'system' %}{{ (message['content'] | trim) + ' ' }}"
+        "{% elif message['role'] == 'user' %}{{ '<human>: ' + (message['content'] | trim) + ' <bot>:' }}"
+        "{% else %}{{ ' ' + (message['content'] | trim) + '<|endoftext|>' }}{% endif %}{% endfor %}"
+    ),
+)
+
+TEMPLATES = {template.name: template for template in (CHATML, HUMAN_BOT)}
+
+
+def detect(jinja: str | None, special_tokens: Iterable[str]) -> Template:
+    """The template of a model, from its Jinja text or, where none ships, from its special tokens."""
+    for template in TEMPLATES.values():
+        if jinja == template.jinja:
+            return template
+    specials = set(special_tokens)
+    if {IM_START, IM_END} <= specials:
+        return CHATML
+    if jinja is None and {HUMAN_BOT_START, END_OF_TEXT} <= specials:
+        return HUMAN_BOT
+    raise ChatBakerError(
+        "this model's chat format is not one that ChatBaker speaks",
+        hint="Known formats: ChatML and the 42dot <human>/<bot> format. Serve the model elsewhere and use chat --url",
+    )
+
+
+def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
+    """Check roles and order; return messages with NFC text, outer whitespace stripped.
+
+    Raises ChatBakerError naming the message: not a list of role/content pairs, unknown role, empty content, a system
+    message that is not first, two turns of one role in a row, an assistant turn with no user turn before it.
+    """
+
+    def fail(index: int, what: str) -> ChatBakerError:
+        return ChatBakerError(f"message {index + 1}: {what}", where)
+
+    if not isinstance(messages, list) or not messages:
+        raise ChatBakerError('expected a non-empty list of {"role": ..., "content": ...}', where)
+    cleaned: list[Message] = []
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise fail(i, 'expected {"role": ..., "content": "text"}')
+        role = message.get("role")
+        if role not in ROLES:
+            raise fail(i, f"unknown role {role!r}; use one of {', '.join(ROLES)}")
+        content = unicodedata.normalize("NFC", message["content"]).strip()
+        previous = cleaned[-1]["role"] if cleaned else None
+        if role == "system":
+            if previous is not None:
+                raise fail(i, "a system message must come first")
+        elif not content:
+            raise fail(i, f"the {role} message is empty")
+        elif role == previous:
+            raise fail(i, f"two {role} messages in a row")
+        elif role == "assistant" and previous != "user":
+            raise fail(i, "an assistant message must follow a user message")
+        if role == "system" and not content:
+            continue
+        cleaned.append({"role": role, "content": content})
+    return cleaned
+
+
+class HasEncode(Protocol):
+    """What is needed of a `tokenizers.Tokenizer`."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool) -> Any: ...
+    def token_to_id(self, token: str) -> int | None: ...
+
+
+def encode(tokenizer: HasEncode, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
+    """Token ids and their loss mask, one entry each. `tokenizer` must have `encode_special_tokens = True`."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    for segment in segments:
+        if segment.special:
+            special = tokenizer.token_to_id(segment.text)
+            assert special is not None, segment.text
+            piece = [special]
+        else:
+            piece = tokenizer.encode(segment.text, add_special_tokens=False).ids
+        ids += piece
+        mask += [segment.trained] * len(piece)
+    return ids, mask

@@ -1,0 +1,125 @@
+"""Batches for training: a pure function of the step, equal for every world size.
+
+Step s holds samples s * B ... (s + 1) * B - 1 of the global order; rank r of R takes each R-th of them. The loader's
+state is the step and the data's fingerprint, so a run resumes exactly, on any number of processes.
+
+Shape suffixes: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.tokens.mixture import Mixture, mix_hash, permute
+from chatbaker.tokens.shards import Index, documents_of
+
+IGNORE = -100
+"""Target of a token without loss; the same number as in model/loss.py."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids, targets, docs: int64 [B, T]. targets hold IGNORE where there is no loss; docs number the documents."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    docs: np.ndarray
+
+    @property
+    def valid(self) -> int:
+        """Tokens with loss."""
+        return int((self.targets != IGNORE).sum())
+
+    def head(self, rows: int) -> Batch:
+        """The first `rows` sequences, in the int64 that the network reads."""
+        return Batch(*(part[:rows].astype(np.int64) for part in (self.ids, self.targets, self.docs)))
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """Micro-batches of at most `rows` sequences."""
+        for start in range(0, len(self.ids), rows):
+            part = slice(start, start + rows)
+            yield Batch(self.ids[part], self.targets[part], self.docs[part])
+
+
+class Data(Protocol):
+    """What the training loop reads."""
+
+    fingerprint: str
+    batch_rows: int
+    """Sequences in a step over all ranks."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch: ...
+
+
+class PretrainData:
+    """Windows of seq_len tokens out of token shards, mixed by weight."""
+
+    def __init__(self, index: Index, mix: dict[str, float], seq_len: int, batch_rows: int, seed: int) -> None:
+        self.fingerprint, self.batch_rows = index.fingerprint, batch_rows
+        self.seq_len, self.end_of_text = seq_len, index.end_of_text
+        shards = [shard for shard in index.shards if shard.split == "train"]
+        self.names = [shard.name for shard in shards]
+        self.tokens = [index.tokens(shard) for shard in shards]
+        sizes = [max(0, len(tokens) - 1) // seq_len for tokens in self.tokens]
+        weights = mix_weights([(s.name, s.language) for s in shards], sizes, mix)
+        self.mixture = Mixture(sizes, weights, seed)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        windows = []
+        for row in range(rank, self.batch_rows, world):
+            source, window = self.mixture(step * self.batch_rows + row)
+            start = window * self.seq_len
+            windows.append(self.tokens[source][start : start + self.seq_len + 1])
+        return window_batch(np.stack(windows).astype(np.int64), self.end_of_text)
+
+
+def window_batch(windows: np.ndarray, end_of_text: int) -> Batch:
+    """Windows [B, T + 1] of a token stream as a batch: every token is the target of the one before it."""
+    ids = windows[:, :-1]
+    return Batch(ids, windows[:, 1:], documents_of(ids, end_of_text))
+
+
+def mix_weights(sources: list[tuple[str, str]], sizes: list[int], mix: dict[str, float]) -> list[float]:
+    """The share of each (name, language) source. A key of `mix` is a source or a language; a language's share is
+    spread over its sources by size. Empty mix: by size. Raises ChatBakerError for a key that matches nothing."""
+    if not mix:
+        return [float(size) for size in sizes]
+    known = {name for name, _ in sources} | {language for _, language in sources}
+    for key in mix:
+        if key not in known:
+            raise ChatBakerError(f"no source or language {key!r}", "pretrain.mix", f"Known: {', '.join(sorted(known))}")
+    weights = [0.0] * len(sources)
+    for key, share in mix.items():
+        members = [i for i, (name, _) in enumerate(sources) if name == key]
+        if not members:  # a language: those of its sources that are not named themselves
+            members = [i for i, (name, language) in enumerate(sources) if language == key and name not in mix]
+        total = sum(sizes[i] for i in members)
+        if not total:
+            raise ChatBakerError(f"{key!r} has no whole context of text", "pretrain.mix", "Take it out or add text")
+        for i in members:
+            weights[i] += share * sizes[i] / total
+    return weights
+
+
+class SftData:
+    """Packed conversations: rows of seq_len tokens with targets and document numbers, reshuffled each epoch."""
+
+    def __init__(self, rows: Batch, batch_rows: int, seed: int, fingerprint: str) -> None:
+        self.rows, self.batch_rows, self.seed, self.fingerprint = rows, batch_rows, seed, fingerprint
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.rows.ids) / self.batch_rows
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        count = len(self.rows.ids)
+        chosen = []
+        for row in range(rank, self.batch_rows, world):
+            epoch, index = divmod(step * self.batch_rows + row, count)
+            chosen.append(permute(index, count, mix_hash(self.seed, "sft", epoch)))
+        return Batch(self.rows.ids[chosen], self.rows.targets[chosen], self.rows.docs[chosen]).head(len(chosen))

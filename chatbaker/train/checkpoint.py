@@ -1,0 +1,100 @@
+"""Checkpoints for resuming: PyTorch distributed checkpoints, complete or absent.
+
+A checkpoint is written into a temporary folder, then a marker with the size of every file, then the folder is
+renamed. `latest` takes the newest whose files have their sizes, so a kill or a full disk at any moment costs at most
+the steps since the last one.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.optim import Optimizer
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.log import say
+from chatbaker.rundir import disk_error, read_json, write_json
+
+MARKER = "complete.json"
+
+
+def save(folder: Path, step: int, model: nn.Module, optimizers: list[Optimizer], meta: dict[str, Any]) -> Path:
+    """Write folder/step-N. meta: plain facts to compare on resume (data fingerprint, recipe section, ...)."""
+    path = folder / f"step-{step:08d}"
+    temporary = folder / (path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights, state = get_state_dict(model, optimizers)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "torch.distributed is unavailable": one process, as intended
+            dcp.save({"model": weights, "optimizer": state}, checkpoint_id=temporary, no_dist=True)
+        sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
+        write_json(temporary / MARKER, {"step": step, "meta": meta, "files": sizes})
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(error, temporary) from error
+    shutil.rmtree(path, ignore_errors=True)
+    Path(temporary).rename(path)
+    return path
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and whatever a kill left half written."""
+    for path in folder.glob("step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in _all(folder)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its marker; those cut short are named and passed over.
+
+    Raises ChatBakerError where there are checkpoints but none is whole: starting anew must be the user's choice.
+    """
+    found = _all(folder)
+    for path in found:
+        problem = _problem(path)
+        if problem is None:
+            return path, read_json(path / MARKER)
+        say(f"{path}: {problem}; looking for an older checkpoint")
+    if found:
+        raise ChatBakerError("no checkpoint here is whole", str(folder), f"To start anew: rm -r {folder}")
+    return None
+
+
+def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
+    """Put a checkpoint's state into model and optimizers, in place."""
+    weights, state = get_state_dict(model, optimizers)
+    holder = {"model": weights, "optimizer": state}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(holder, checkpoint_id=path, no_dist=True)
+    set_state_dict(model, optimizers, model_state_dict=holder["model"], optim_state_dict=holder["optimizer"])
+
+
+def _all(folder: Path) -> list[Path]:
+    paths = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+    return sorted(paths, reverse=True)
+
+
+def _problem(path: Path) -> str | None:
+    marker = path / MARKER
+    if not marker.exists():
+        return "no completion marker"
+    try:
+        sizes = read_json(marker)["files"]
+    except (ChatBakerError, KeyError):
+        return "its completion marker is broken"
+    for name, size in sizes.items():
+        file = path / name
+        if not file.exists() or file.stat().st_size != size:
+            return f"{name} is missing or cut short"
+    return None

@@ -1,0 +1,217 @@
+"""THE training loop: pretraining and SFT differ in their data, never in how they step.
+
+A step: gather the global batch of step s, run it in micro-batches, divide the summed loss by the count of valid
+tokens, clip, set the rate, step. Checkpoints come before evaluation, so a crash in looking costs nothing. All state
+is (weights, optimizer, step): the resumed run is bit-identical to one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatbaker.dist import world
+from chatbaker.errors import ChatBakerError
+from chatbaker.log import progress, say
+from chatbaker.model.llama import Llama
+from chatbaker.model.loss import cross_entropy_sum
+from chatbaker.recipe import Recipe, Schedule
+from chatbaker.tokens.loader import Data
+from chatbaker.train import checkpoint
+from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
+from chatbaker.train.parallel import peak_flops, pick_dtype, prepare
+
+
+def train(
+    model: Llama,
+    data: Data,
+    schedule: Schedule,
+    total_steps: int,
+    folder: Path,
+    flops_per_token: int,
+    evaluate: Callable[[], dict[str, Any]],
+    meta: dict[str, Any],
+) -> None:
+    """Train `model` in place for `total_steps`, from the newest checkpoint in folder/checkpoints where there is one.
+
+    evaluate: called every `eval_every` steps and at the end; its plain result goes into metrics.jsonl. meta: facts
+    that must be the same on resume; what differs is named in the error.
+    """
+    device = model.model.embed_tokens.weight.device
+    dtype = pick_dtype(schedule, device)
+    compiled = prepare(model, schedule, device)
+    optimizers = build_optimizers(model, schedule)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    meta = meta | {"data": data.fingerprint, "steps": total_steps}
+    checkpoints = folder / "checkpoints"
+    start = _resume(checkpoints, model, optimizers, meta)
+    peak, peak_source = peak_flops(device, dtype)
+    step_tokens = data.batch_rows * model.config.seq_len
+    say(
+        f"{total_steps:,} steps of {step_tokens:,} tokens in {str(dtype).removeprefix('torch.')} on {device}; "
+        f"MFU = tokens/s x {flops_per_token / 1e6:.1f} MFLOP / {peak / 1e12:.3g} TFLOP/s ({peak_source})"
+    )
+    interval_began, interval_tokens = time.perf_counter(), 0
+    with (
+        open_metrics(folder / "metrics.jsonl", start) as record,
+        progress(folder.name, total_steps, start) as bar,
+        stop_signals() as stopping,
+    ):
+        for step in range(start, total_steps):
+            share = rate(schedule, step, total_steps)
+            loss, norm = train_step(model, data, schedule, step, dtype, optimizers, parameters, share, compiled)
+            if not math.isfinite(loss):
+                raise ChatBakerError(
+                    f"the loss is {loss} at step {step + 1}",
+                    str(folder),
+                    "Lower lr (or muon_lr) in the recipe and type the same command again",
+                )
+            done = step + 1
+            interval_tokens += step_tokens
+            if done % schedule.log_every == 0 or done == total_steps:
+                speed = interval_tokens / (time.perf_counter() - interval_began)
+                mfu = speed * flops_per_token / peak
+                record(
+                    step=done,
+                    tokens=done * step_tokens,
+                    loss=round(loss, 5),
+                    lr=schedule.lr * share,
+                    grad_norm=round(norm, 4),
+                    tokens_per_second=round(speed, 1),
+                    mfu=round(mfu, 4),
+                )
+                bar.update(done, f"loss {loss:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
+                interval_began, interval_tokens = time.perf_counter(), 0
+            last = done == total_steps
+            if done % schedule.checkpoint_every == 0 or last or stopping():
+                checkpoint.save(checkpoints, done, model, optimizers, meta)
+                checkpoint.prune(checkpoints, schedule.keep_checkpoints)
+            if stopping() and not last:
+                raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
+            if done % schedule.eval_every == 0 or last:
+                model.eval()
+                result = evaluate()
+                model.train()
+                record(step=done, **result)
+                scores = "  ".join(f"{name} {value['bits_per_byte']:.3f}" for name, value in result["eval"].items())
+                say(f"step {done:,}: bits per byte  {scores}")
+                for sample in result["samples"]:
+                    say(f"  {sample['prompt']} -> {sample['text']!r}")
+                interval_began, interval_tokens = time.perf_counter(), 0
+
+
+FREE = {
+    "micro_batch",
+    "compile",
+    "recompute",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "prompts",
+}
+"""Knobs that may change between a checkpoint and its resumption: they do not decide what is learned."""
+
+
+def checkpoint_meta(recipe: Recipe, section: Schedule) -> dict[str, Any]:
+    """What a checkpoint must agree on with the run that resumes it."""
+    knobs = section.model_dump(mode="json", exclude=FREE)
+    return {"seed": recipe.seed, "model": recipe.model.model_dump(), **knobs}
+
+
+def train_step(
+    model: Llama,
+    data: Data,
+    schedule: Schedule,
+    step: int,
+    dtype: torch.dtype,
+    optimizers: list[torch.optim.Optimizer],
+    parameters: list[torch.nn.Parameter],
+    share: float,
+    compiled: bool,
+) -> tuple[float, float]:
+    """One optimizer step; returns the mean loss per valid token (nats) and the gradient norm."""
+    device = model.model.embed_tokens.weight.device
+    batch = data.batch(step, world().rank, world().size)
+    valid = max(batch.valid, 1)
+    total = torch.zeros((), device=device)
+    for part in batch.split(schedule.micro_batch):
+        ids, targets, docs = (torch.from_numpy(a).to(device) for a in (part.ids, part.targets, part.docs))
+        hidden = model(ids, docs, dtype=dtype)
+        loss = cross_entropy_sum(hidden, model.lm_head.weight, targets, compiled) / valid
+        loss.backward()
+        total += loss.detach()
+    norm = clip(parameters, schedule.clip)
+    set_rate(optimizers, share)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(total), norm
+
+
+def _resume(folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer], meta: dict[str, Any]) -> int:
+    found = checkpoint.latest(folder)
+    if found is None:
+        return 0
+    path, marker = found
+    for key, value in meta.items():
+        before = marker["meta"].get(key)
+        if before != value:
+            raise ChatBakerError(
+                f"{key} changed since this checkpoint: {before!r} then, {value!r} now",
+                str(path),
+                f"Undo the change, or start anew in another run (name=...) or with: rm -r {folder}",
+            )
+    checkpoint.load(path, model, optimizers)
+    say(f"going on from step {marker['step']:,} ({path})")
+    return int(marker["step"])
+
+
+@contextmanager
+def open_metrics(path: Path, start: int) -> Iterator[Callable[..., None]]:
+    """A function that appends one plain object a line. Lines past the step a run resumes from are dropped first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            if json.loads(line)["step"] <= start:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue  # a kill cut the last line
+    with Path(path).open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+
+        def record(**row: Any) -> None:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+
+        yield record
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the loop to save and stop after the step; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say("stopping after this step (Ctrl-C again: at once, without saving)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,54 @@
+"""Stage `sft`: a base model and conversations -> a chat model, by the same loop as pretraining."""
+
+from __future__ import annotations
+
+import math
+
+from chatbaker.model.sizes import flops_per_token
+from chatbaker.model.weights import load_model, save_model
+from chatbaker.recipe import Recipe
+from chatbaker.rundir import RunDir
+from chatbaker.tokens.bpe import load_tokenizer, special_id, token_bytes
+from chatbaker.tokens.conversations import load
+from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, encode
+from chatbaker.tokens.loader import SftData
+from chatbaker.train.evaluate import bits_per_byte, samples
+from chatbaker.train.loop import checkpoint_meta, train
+from chatbaker.train.parallel import pick_device, pick_dtype, set_threads
+
+EVAL_ROWS = 64
+"""Validation rows per language in the loop."""
+
+
+def run(recipe: Recipe, run: RunDir) -> None:
+    """Tune pretrain/model, or go on from the newest checkpoint; ends with sft/model."""
+    section, device = recipe.sft, pick_device()
+    set_threads(recipe.parallel)
+    base = run.need("pretrain", "model", stage="pretrain")
+    tokenizer = load_tokenizer(base)
+    rows, validation, fingerprint = load(recipe, tokenizer)
+    data = SftData(rows, section.batch_size, recipe.seed, fingerprint)
+    model = load_model(base, str(device))
+    model.requires_grad_(True)
+    dtype = pick_dtype(section, device)
+    sets = {name: list(batch.head(EVAL_ROWS).split(section.micro_batch)) for name, batch in validation.items()}
+    sizes = token_bytes(tokenizer)
+    prompts = {
+        prompt: encode(tokenizer, CHATML.segments([{"role": "user", "content": prompt}], generate=True))[0]
+        for prompt in section.prompts
+    }
+    ids = special_id(tokenizer, END_OF_TEXT), special_id(tokenizer, IM_END)
+    train(
+        model,
+        data,
+        section,
+        max(1, math.ceil(section.epochs * data.steps_per_epoch)),
+        run.path("sft"),
+        flops_per_token(recipe.model, model.config.vocab_size),
+        lambda: {
+            "eval": bits_per_byte(model, sets, sizes, dtype),
+            "samples": samples(model, tokenizer, prompts, list(ids), dtype),
+        },
+        checkpoint_meta(recipe, section),
+    )
+    save_model(model, run.path("sft", "model"), base, *ids)

@@ -1,0 +1,150 @@
+"""Conversations to rows: packed without leaks, trained where they should be, refused where they would do harm."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.model.config import LlamaConfig
+from chatbaker.model.llama import Llama, init_weights
+from chatbaker.model.loss import cross_entropy_sum
+from chatbaker.recipe import SftSource, parse
+from chatbaker.tokens import conversations
+from chatbaker.tokens.bpe import load_tokenizer
+from chatbaker.tokens.conversations import check_ends, load, pack, read, show, tokenize
+from chatbaker.tokens.dialog import IM_END
+from chatbaker.tokens.loader import IGNORE
+
+TALK = [
+    {"role": "user", "content": "안녕?"},
+    {"role": "assistant", "content": "안녕하세요! 👋"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+@pytest.fixture
+def tokenizer(packed):
+    return load_tokenizer(packed.path("tokenizer"))
+
+
+def encoded(tokenizer, lengths=(1, 5, 2, 9, 3, 1, 7)):
+    talks = [[TALK[0], {"role": "assistant", "content": "네 " * n}] for n in lengths]
+    return [tokenize(tokenizer, talk, 64) for talk in talks]
+
+
+def test_rows_hold_every_conversation_once_and_whole(tokenizer):
+    items = encoded(tokenizer)
+    batch = pack(items, 64, padding=0)
+    found = []
+    for row in range(len(batch.ids)):
+        for number in range(1, batch.docs[row].max() + 1):
+            where = np.flatnonzero(batch.docs[row] == number)
+            assert (np.diff(where) == 1).all()
+            found.append(tuple(batch.ids[row, where]))
+    assert sorted(found) == sorted(tuple(ids) for ids, _ in items)
+    assert len(batch.ids) < len(items)
+    assert batch.valid == sum(sum(mask) for _, mask in items)
+
+
+def test_targets_are_assistant_tokens_and_their_end(tokenizer):
+    ids, mask = tokenize(tokenizer, TALK, 64)
+    batch = pack([(ids, mask)], 64, padding=0)
+    trained = batch.targets[0][batch.targets[0] != IGNORE].tolist()
+    assert tokenizer.decode(trained, skip_special_tokens=False) == "안녕하세요! 👋<|im_end|>4<|im_end|>"
+    for i in np.flatnonzero(batch.targets[0] != IGNORE):
+        assert batch.targets[0, i] == batch.ids[0, i + 1]
+
+
+def test_packed_loss_equals_unpacked_loss(tokenizer):
+    items = encoded(tokenizer)
+    model = Llama(LlamaConfig(tokenizer.get_vocab_size(), 2, 4, 2, 32, 48, 64))
+    init_weights(model, 0)
+    for block in model.model.layers:
+        torch.nn.init.normal_(block.self_attn.o_proj.weight, std=0.3)
+
+    def loss(batch):
+        ids, targets, docs = (torch.from_numpy(a.astype(np.int64)) for a in (batch.ids, batch.targets, batch.docs))
+        return float(cross_entropy_sum(model(ids, docs), model.lm_head.weight, targets).detach())
+
+    together = pack(items, 64, padding=0)
+    alone = sum(loss(pack([item], 64, padding=0)) for item in items)
+    assert loss(together) == pytest.approx(alone, rel=1e-5)
+
+
+def test_long_conversations_are_cut_after_a_whole_exchange(tokenizer):
+    whole, _ = tokenize(tokenizer, TALK, 999)
+    first, mask = tokenize(tokenizer, TALK, len(whole) - 1)
+    assert first == tokenize(tokenizer, TALK[:2], 999)[0]
+    assert whole[: len(first)] == first
+    assert any(mask)
+    assert tokenize(tokenizer, TALK, 5) is None
+    system = [{"role": "system", "content": "x"}, *TALK]
+    assert tokenize(tokenizer, system, 12) is None
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        path = tmp_path / "talk.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return list(read(SftSource(path="talk.jsonl"), tmp_path, 0))
+
+    return write
+
+
+def test_reading_keeps_place_and_drops_a_last_question(write):
+    rows = write({"messages": TALK}, {"messages": TALK[:3]})
+    assert rows[0][1] == TALK
+    assert rows[1][1] == TALK[:2]
+    assert rows[1][0].endswith("talk.jsonl:2")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": TALK[:1]}, "no assistant turn"),
+        ({"messages": [TALK[0], TALK[0]]}, "two user messages in a row"),
+        ({"messages": [{"role": "gpt", "content": "hi"}]}, "unknown role 'gpt'"),
+        ({"text": "hi"}, "non-empty list"),
+        ({"messages": []}, "non-empty list"),
+    ],
+)
+def test_bad_data_are_refused_with_file_line_and_reason(write, row, reason):
+    with pytest.raises(ChatBakerError, match=rf"talk\.jsonl:2: .*{reason}"):
+        write({"messages": TALK}, row)
+
+
+def test_turns_that_do_not_end_are_refused(tokenizer):
+    ids, mask = tokenize(tokenizer, TALK, 64)
+    end = tokenizer.token_to_id(IM_END)
+    check_ends([(ids, mask)], end)
+    never = [on and token != end for token, on in zip(ids, mask, strict=True)]
+    with pytest.raises(ChatBakerError, match="without its end token"):
+        check_ends([(ids, never)], end)
+
+
+def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokenizer):
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["sft"]["validation"] = 0.2
+    rows, validation, fingerprint = load(parse(data, "x"), tokenizer)
+    assert set(validation) == {"ko", "en"}
+    train = {tuple(r) for r in rows.ids.tolist()}
+    assert not any(tuple(r) in train for batch in validation.values() for r in batch.ids.tolist())
+    assert load(parse(data, "x"), tokenizer)[2] == fingerprint
+    data["sft"]["sources"] = [{"path": "none/*.jsonl"}]
+    with pytest.raises(ChatBakerError, match=r"no file matches 'none/\*\.jsonl'.*data_root=FOLDER"):
+        load(parse(data, "x"), tokenizer)
+    data["sft"]["sources"] = []
+    with pytest.raises(ChatBakerError, match="names no conversations"):
+        load(parse(data, "x"), tokenizer)
+
+
+def test_show_mask_prints_what_is_trained(small_recipe, packed, capsys):
+    show(small_recipe, packed, 2)
+    out = capsys.readouterr().out
+    assert out.count("tokens trained (green)") == 2
+    assert "<|im_start|>user" in out
+    assert conversations.IM_END in out
