@@ -66,21 +66,21 @@ def from_hf(raw: dict[str, Any], where: str) -> LlamaConfig:
         raise ChatBakerError(f"rotary scaling {rope!r} is not supported", where)
     if raw.get("attention_bias") or raw.get("mlp_bias") or raw.get("hidden_act", "silu") != "silu":
         raise ChatBakerError("biases and other activations than silu are not supported", where)
-    try:
-        config = LlamaConfig(
-            vocab_size=raw["vocab_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            dim=raw["hidden_size"],
-            ffn_dim=raw["intermediate_size"],
-            seq_len=raw.get("max_position_embeddings", 2048),
-            tied=raw.get("tie_word_embeddings", False),
-            rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-        )
-    except KeyError as error:
-        raise ChatBakerError(f"no key {error} in config.json", where) from None
+    for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        if not isinstance(raw.get(key), int):
+            raise ChatBakerError(f"{key} is missing or not a number", where)
+    config = LlamaConfig(
+        vocab_size=raw["vocab_size"],
+        layers=raw["num_hidden_layers"],
+        heads=raw["num_attention_heads"],
+        kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+        dim=raw["hidden_size"],
+        ffn_dim=raw["intermediate_size"],
+        seq_len=raw.get("max_position_embeddings", 2048),
+        tied=raw.get("tie_word_embeddings", False),
+        rope_theta=float(raw.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+    )
     if raw.get("head_dim") not in (None, config.head_dim):
         raise ChatBakerError(f"head_dim {raw['head_dim']} is not hidden_size / num_attention_heads", where)
     return config

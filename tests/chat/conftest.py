@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "infer"))  # for the model whose answers are known
-import markov
+from tests.infer import markov
 
 SAYING = "안녕하세요! 저는 **앵무새**예요 🙂"
 

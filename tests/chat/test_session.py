@@ -3,12 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import markov
 import pytest
 
 from chatbaker.chat.session import Session
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Chunk, Messages, Sampling, Usage
+from tests.infer import markov
 
 
 class Echo:

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import markov
 import pytest
-from conftest import SAYING
 
 from chatbaker.chat import terminal
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Sampling
+from tests.chat.conftest import SAYING
+from tests.infer import markov
 
 GREEDY = Sampling(temperature=0)
 

@@ -57,7 +57,7 @@ def _gpt2(vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[dialog.END_OF_TEXT],
+        special_tokens=[dialog.END_OF_TEXT, dialog.HUMAN_BOT_START],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -115,9 +115,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, tokenizers: dict[str, Tokeniz
             _learn(model, [tokenizer.encode(line, add_special_tokens=False).ids for line in learn])
         model.to(dtype).save_pretrained(folder, max_shard_size=shard)
         tokenizer.save(str(folder / "tokenizer.json"))
-        config = (
-            bpe.config(256) if kind == "ours" else {"eos_token": {"content": dialog.END_OF_TEXT}, "pad_token": None}
-        )
+        config = bpe.config() if kind == "ours" else {"eos_token": {"content": dialog.END_OF_TEXT}, "pad_token": None}
         (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import markov
 import pytest
+
+from tests.infer import markov
 
 SAYING = "안녕하세요! 저는 **앵무새**예요 🙂"
 

@@ -6,12 +6,12 @@ import types
 from pathlib import Path
 from typing import Any
 
-import markov
 import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer import engine
 from chatbaker.infer.engine import Sampling, bundled_model, convert, cuda_device, find_model, fingerprint, open_engine
+from tests.infer import markov
 
 
 @pytest.fixture

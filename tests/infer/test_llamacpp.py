@@ -5,15 +5,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import markov
 import pytest
-from conftest import SAYING
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Chunk, Sampling
 from chatbaker.infer.llamacpp import LlamaCppEngine, choose_gpu, crowded
 from chatbaker.infer.local import LocalEngine
 from chatbaker.tokens.dialog import IM_END, IM_START
+from tests.infer import markov
+from tests.infer.conftest import SAYING
 
 GREEDY = Sampling(temperature=0, repetition_penalty=1, max_new_tokens=64)
 HELLO = markov.messages("안녕")

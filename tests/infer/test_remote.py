@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import markov
 import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Sampling
 from chatbaker.infer.remote import RemoteEngine
+from tests.infer import markov
 
 PARTS = ["안녕", "하세", "요 🙂"]
 

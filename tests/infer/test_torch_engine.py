@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import markov
 import pytest
+
+from tests.infer import markov
 
 torch = pytest.importorskip("torch")
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import markov
 import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Messages, prompt_limit, trim
+from tests.infer import markov
 
 SYSTEM = {"role": "system", "content": "sss"}
 

@@ -89,14 +89,14 @@ def test_micro_batches_do_not_change_the_result(small_recipe, packed, tmp_path):
 
 
 def test_recompute_and_compile_change_nothing_but_speed(small_recipe, packed, tmp_path):
-    results = []
+    weights, losses = [], []
     for number, options in enumerate(({}, {"recompute": True}, {"compile": True})):
         run = RunDir.of("tiny", tmp_path / str(number))
         shutil.copytree(packed.root, run.root)
-        results.append(pretrain(with_(small_recipe, precision="fp32", tokens=4 * 512, **options), run))
-    assert equal(results[0], results[1])
-    for name, tensor in results[0].items():
-        assert torch.allclose(tensor, results[2][name], atol=1e-4), name
+        weights.append(pretrain(with_(small_recipe, precision="fp32", tokens=6 * 512, **options), run))
+        losses.append([row["loss"] for row in rows(run) if "loss" in row])
+    assert equal(weights[0], weights[1])
+    assert losses[0] == pytest.approx(losses[2], abs=1e-3)
 
 
 def test_without_a_compiler_training_goes_on_uncompiled(small_recipe, small_run, monkeypatch, capsys):
