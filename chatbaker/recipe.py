@@ -27,7 +27,7 @@ class Section(BaseModel):
 
 
 class Source(Section):
-    """One stream of documents. path: glob below data_root, or `made:<lang>` (own text)."""
+    """One stream of documents. path: glob below data_root, or own text: `made:ko`, `made:en`, `made:ko:small` ..."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     path: str
@@ -130,7 +130,7 @@ class Pretrain(Schedule):
 
 
 class SftSource(Section):
-    """Conversations as JSON lines: {"messages": [...]} each. path: glob below data_root or `made:<lang>`."""
+    """Conversations as JSON lines: {"messages": [...]} each. path: glob below data_root or `made:...`."""
 
     path: str
     licence: str = "unstated"

@@ -273,3 +273,14 @@ def test_recall_uses_what_was_said():
                 assert given[1] in talk[i + 3], talk
                 seen += 1
     assert seen > 3
+
+
+@pytest.mark.parametrize("lang", made.LANGS)
+def test_the_small_world_is_a_part_of_the_whole(lang):
+    small, whole = made.facts(f"{lang}:small"), made.facts(lang)
+    assert 50 <= len(small) < len(whole) / 4
+    assert set(small) <= set(whole)
+    assert made.topics(f"{lang}:small")
+    asked = {m[0]["content"] for m in made.conversations(1, 400, f"{lang}:small")}
+    assert len(asked) > 100
+    assert len(set(made.documents(1, 500, f"{lang}:small"))) > 400

@@ -3,7 +3,10 @@
 Everything comes from the tables beside this file, all written for this project: `talk.<lang>.toml` (everyday topics:
 ways to ask, answers that fit every one of them, follow-up turns), `facts.toml` (one table of rows for both languages,
 so that they agree), `drills.toml` (questions whose rows are computed: sums, order, recall) and `stories.toml` (prose).
-All functions are pure: the i-th item depends on (seed, lang, i) alone.
+All functions are pure: the i-th item depends on (seed, language, i) alone.
+
+A language is written `ko` or `en`, or `ko:small`, `en:small` for a world of a few topics and facts that a model of
+half a million parameters can learn by heart.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from chatbaker.made.drills import ROWS, Row
 from chatbaker.made.forms import fill
 
 LANGS = ("ko", "en")
+WORLDS = (*LANGS, "ko:small", "en:small")
+SMALL = {"greeting", "how_are_you", "thanks", "goodbye", "who_are_you", "your_name", "what_can_you_do"}
+SMALL |= {"capital", "legs", "planet", "next_day", "sides"}
+"""Topics and kinds of facts of the small world."""
 Message = dict[str, str]
 
 
@@ -67,15 +74,21 @@ def _topic(name: str, table: dict[str, Any]) -> Topic:
     return Topic(name, tuple(Turn(tuple(t["ask"]), tuple(t["answer"])) for t in (table, *table.get("then", ()))))
 
 
+def _world(lang: str, name: str) -> bool:
+    return not lang.endswith(":small") or name in SMALL
+
+
 @cache
 def topics(lang: str) -> tuple[Topic, ...]:
-    """Every topic of talk.<lang>.toml."""
-    return tuple(_topic(table["name"], table) for table in tables(f"talk.{lang}.toml")["topic"])
+    """The topics of talk.<language>.toml."""
+    found = tables(f"talk.{lang[:2]}.toml")["topic"]
+    return tuple(_topic(table["name"], table) for table in found if _world(lang, table["name"]))
 
 
 @cache
 def kinds(file: str, lang: str) -> tuple[Fact, ...]:
-    """Every kind of fact in `file` (facts.toml or drills.toml) that has forms in `lang`."""
+    """The kinds of fact in `file` (facts.toml or drills.toml) that have forms in the language."""
+    world, lang = lang, lang[:2]
     return tuple(
         Fact(
             name=fact["name"],
@@ -86,7 +99,7 @@ def kinds(file: str, lang: str) -> tuple[Fact, ...]:
             weight=fact.get("weight", max(len(fact.get("row", ())), 1) ** 0.5),  # many rows: oftener, not in proportion
         )
         for fact in tables(file)["fact"]
-        if lang in fact
+        if lang in fact and _world(world, fact["name"])
     )
 
 
@@ -123,7 +136,7 @@ def _typed(rng: random.Random, text: str, lang: str) -> str:
 def _exchange(rng: random.Random, turns: tuple[Turn, ...], row: Row, lang: str) -> list[Message]:
     messages = []
     for turn in turns:
-        question = _typed(rng, fill(rng.choice(turn.ask), row), lang)
+        question = _typed(rng, fill(rng.choice(turn.ask), row), lang[:2])
         messages += [
             {"role": "user", "content": question},
             {"role": "assistant", "content": fill(rng.choice(turn.answer), row)},
@@ -151,7 +164,8 @@ def _part(rng: random.Random, lang: str, follow: float) -> list[Message]:
     roll = rng.random()
     if roll < 0.55:
         return _talk(rng, lang, follow)
-    return _known(rng, "facts.toml" if roll < 0.77 else "drills.toml", lang, follow)
+    file = "drills.toml" if roll >= 0.77 and kinds("drills.toml", lang) else "facts.toml"
+    return _known(rng, file, lang, follow)
 
 
 def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
@@ -160,12 +174,12 @@ def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
     A third are chains of unlike topics; one chain in eight has a turn in the other language; one conversation in
     sixteen starts with a system message.
     """
-    other = next(name for name in LANGS if name != lang)
+    other = next(name for name in LANGS if name != lang[:2]) + lang[2:]
     for i in range(count):
         rng = random.Random(f"conversation {seed} {lang} {i}")
         messages: list[Message] = []
         if rng.random() < 1 / 16:
-            messages.append({"role": "system", "content": rng.choice(tables("drills.toml")["system"][lang])})
+            messages.append({"role": "system", "content": rng.choice(tables("drills.toml")["system"][lang[:2]])})
         if rng.random() < 2 / 3:
             messages += _part(rng, lang, follow=0.6)
         else:
@@ -186,7 +200,7 @@ def _said(rng: random.Random, fact: Fact, lang: str) -> str:
 
 def _told(rng: random.Random, lang: str) -> list[str]:
     """A little story: each slot gets one word for the whole story, each line one of its wordings."""
-    stories = tables("stories.toml")[lang]
+    stories = tables("stories.toml")[lang[:2]]
     row = {name: rng.choice(words) for name, words in stories["slot"].items()}
     # A second person who is not the first.
     row["friend"] = rng.choice([name for name in stories["slot"]["name"] if name != row["name"]])
@@ -201,7 +215,7 @@ def documents(seed: int, count: int, lang: str) -> Iterator[str]:
         if roll < 0.35:
             yield " ".join(_told(rng, lang))
         elif roll < 0.75:
-            file = "facts.toml" if roll < 0.65 else "drills.toml"
+            file = "drills.toml" if roll >= 0.65 and kinds("drills.toml", lang) else "facts.toml"
             sayable = [fact for fact in kinds(file, lang) if fact.say]
             one = rng.choice(sayable)
             mixed = rng.random() < 0.4
@@ -209,5 +223,5 @@ def documents(seed: int, count: int, lang: str) -> Iterator[str]:
             yield " ".join(dict.fromkeys(said))
         else:
             messages = [message for _ in range(rng.randint(1, 3)) for message in _part(rng, lang, follow=0.5)]
-            speakers = ("물음", "대답") if lang == "ko" else ("Question", "Answer")
+            speakers = ("물음", "대답") if lang[:2] == "ko" else ("Question", "Answer")
             yield "\n".join(f"{speakers[j % 2]}: {message['content']}" for j, message in enumerate(messages))

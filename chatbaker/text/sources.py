@@ -49,7 +49,7 @@ def files(source: Source, data_root: Path) -> list[Path]:
     Raises ChatBakerError where the glob finds nothing or a file of an unknown kind.
     """
     if source.path.startswith(MADE):
-        if source.path != MADE + source.language:
+        if source.path not in (MADE + source.language, f"{MADE}{source.language}:small"):
             raise ChatBakerError(
                 f"its path is {source.path!r} and its language {source.language!r}",
                 f"source {source.name!r}",
@@ -97,7 +97,7 @@ def _made(source: Source, seed: int) -> Iterator[tuple[str, str]]:
     from chatbaker import made
 
     assert source.limit is not None
-    for number, text in enumerate(made.documents(seed, source.limit, source.language), 1):
+    for number, text in enumerate(made.documents(seed, source.limit, source.path.removeprefix(MADE)), 1):
         yield text, f"{source.path}:{number}"
 
 

@@ -35,8 +35,11 @@ def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, l
     if source.path.startswith("made:"):
         if source.limit is None:
             raise ChatBakerError("a made: source needs a limit", f"sft.sources {source.path}")
-        language = source.path.removeprefix("made:")
-        rows = ((f"{source.path}:{i + 1}", m) for i, m in enumerate(made.conversations(seed, source.limit, language)))
+        world = source.path.removeprefix("made:")
+        if world not in made.WORLDS:
+            known = ", ".join(f"made:{name}" for name in made.WORLDS)
+            raise ChatBakerError(f"no {source.path!r}", "sft.sources", f"Known: {known}")
+        rows = ((f"{source.path}:{i + 1}", m) for i, m in enumerate(made.conversations(seed, source.limit, world)))
     else:
         paths = sorted(data_root.glob(source.path))
         if not paths:

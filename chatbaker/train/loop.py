@@ -97,9 +97,8 @@ def train(
             if stopping() and not last:
                 raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
             if done % schedule.eval_every == 0 or last:
-                model.eval()
-                result = evaluate()
-                model.train()
+                with torch.compiler.set_stance("force_eager"):  # every new shape would be compiled anew
+                    result = evaluate()
                 record(step=done, **result)
                 scores = "  ".join(f"{name} {value['bits_per_byte']:.3f}" for name, value in result["eval"].items())
                 say(f"step {done:,}: bits per byte  {scores}")

@@ -49,6 +49,6 @@ def run(recipe: Recipe, run: RunDir) -> None:
             "eval": bits_per_byte(model, sets, sizes, dtype),
             "samples": samples(model, tokenizer, prompts, list(ids), dtype),
         },
-        checkpoint_meta(recipe, section),
+        checkpoint_meta(recipe, section) | {"base": (run.stamp("pretrain") or {}).get("ended")},
     )
     save_model(model, run.path("sft", "model"), base, *ids)

@@ -143,8 +143,8 @@ def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokeni
 
 
 def test_show_mask_prints_what_is_trained(small_recipe, packed, capsys):
-    show(small_recipe, packed, 2)
+    show(small_recipe, packed, 4)
     out = capsys.readouterr().out
-    assert out.count("tokens trained (green)") == 2
+    assert out.count("tokens trained (green)") + out.count("left out") == 4
     assert "<|im_start|>user" in out
     assert conversations.IM_END in out
