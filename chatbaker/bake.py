@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,19 @@ def bake(recipe_path: str, overrides: Sequence[str], runs: str) -> RunDir:
             continue
         say(f"{title}: {stage.help}")
         command = [sys.executable, "-m", "chatbaker", stage.name, recipe_path, *overrides, "--runs", runs]
-        code = subprocess.run(command).returncode
-        if code:
+        if _wait(subprocess.Popen(command)):
             raise ChatBakerError(f"the bake stopped in '{stage.name}'", hint="The same command goes on from there")
     return run
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The stage's exit code. Ctrl-C reaches the stage by itself and SIGTERM is passed on: it saves before it stops."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)

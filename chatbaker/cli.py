@@ -31,9 +31,11 @@ Runs = Annotated[str, typer.Option(help="Folder that holds the run folders.")]
 def _stage(name: str, recipe_path: str, overrides: list[str] | None, runs: str, **options: Any) -> None:
     from chatbaker.recipe import load
     from chatbaker.rundir import RunDir
-    from chatbaker.stages import execute
+    from chatbaker.stages import execute, tune_allocator
 
     recipe = load(recipe_path, overrides or [])
+    if STAGES[name].trains:
+        tune_allocator()
     execute(STAGES[name], recipe, RunDir.of(recipe.name, runs), **options)
 
 
@@ -168,6 +170,9 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        print(f"chatbaker: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -33,6 +33,8 @@ class Source(Section):
     path: str
     language: Literal["ko", "en"]
     licence: str = "unstated"
+    origin: str = ""
+    """Who made the text or where it is from, for the model card."""
     limit: Positive | None = None
     """Documents to take at most; needed for `made:` sources, which do not end by themselves."""
 
@@ -44,8 +46,8 @@ class Clean(Section):
     dedup: Literal["exact", "none"] = "exact"
     validation: Fraction = 0.01
     """Share of each source's documents held out for validation, chosen by a hash of the text."""
-    strict: bool = False
-    """Fail where a file cannot be read, instead of reporting it and going on."""
+    strict: bool = True
+    """Stop at the first line or file that cannot be read; false: report it, count it and go on."""
 
     @model_validator(mode="after")
     def _names(self) -> Clean:
@@ -95,8 +97,8 @@ class Schedule(Section):
     muon_lr: Rate = 0.02
     """Peak rate of Muon, for matrices only."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     warmup: Fraction = 0.01
@@ -123,7 +125,7 @@ class Pretrain(Schedule):
     tokens: Positive = 20_000_000
     batch_tokens: Positive = 16_384
     """Tokens of one optimizer step over all devices."""
-    mix: dict[str, float] = {}
+    mix: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Weight per source name or language; empty: every source by its size."""
     prompts: tuple[str, ...] = ("대한민국의 수도는", "옛날 옛적에", "The capital of France is", "Once upon a time")
     """Continued at every evaluation, so that a person sees what the model says."""
@@ -134,6 +136,7 @@ class SftSource(Section):
 
     path: str
     licence: str = "unstated"
+    origin: str = ""
     limit: Positive | None = None
     repeat: Positive = 1
 

@@ -1,18 +1,19 @@
 """The run folder: where a bake keeps everything, written so that a kill at any moment loses nothing finished.
 
-A stage writes into its own folder and, at the very end, a stamp: its recipe section, the fingerprints of its
+A stage writes into its own folder and, at the very end, a stamp: its recipe sections, a digest of them and of all its
 inputs, the code version, start and end. `bake` skips a stage whose stamp is fresh.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,11 +35,10 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         Path(temporary).replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise disk_error(error, path) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, path: Path) -> ChatBakerError:
@@ -46,6 +46,22 @@ def disk_error(error: OSError, path: Path) -> ChatBakerError:
     if error.errno == 28:
         return ChatBakerError("the disk is full", str(path), "Free some space and type the same command again")
     return ChatBakerError(error.strerror or str(error), str(path))
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder made anew: written beside the old one, which it replaces when the block ends well."""
+    part = final.with_name(f"{final.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(final, ignore_errors=True)
+        Path(part).replace(final)
+    except OSError as error:
+        raise disk_error(error, final) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,6 +84,12 @@ def digest(value: Any) -> str:
     """A short fingerprint of plain data."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """The files that a glob below `root` names, sorted; an absolute pattern stands for itself."""
+    found = glob.glob(str(Path(glob.escape(str(root)), pattern)), recursive=True)
+    return sorted(path for path in map(Path, found) if path.is_file())
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -101,17 +123,29 @@ class RunDir:
         path = self.path(stage, STAMP)
         return read_json(path) if path.exists() else None
 
-    def unstamp(self, stage: str) -> None:
-        self.path(stage, STAMP).unlink(missing_ok=True)
-
-    def write_stamp(self, stage: str, key: str, started: float, version: str) -> None:
+    def write_stamp(self, stage: str, started: float, **facts: Any) -> None:
         ended = time.time()
-        record = {"stage": stage, "key": key, "version": version, "started": started, "ended": ended}
-        write_json(self.path(stage, STAMP), record | {"seconds": round(ended - started, 1)})
+        record = {"stage": stage, "started": started, "ended": ended, "seconds": round(ended - started, 1)}
+        write_json(self.path(stage, STAMP), record | facts)
 
-    def clear(self, *parts: str) -> Path:
-        """An empty folder for a stage that is about to write anew."""
-        path = self.path(*parts)
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
-        return path
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time; the system frees the lock when its holder dies, however it dies."""
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(open(self.path(".lock"), "w", encoding="utf-8"))
+            except OSError as error:
+                raise disk_error(error, self.root) from error
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ChatBakerError(
+                    "another chatbaker process is at work in this run", str(self.root), "Wait for it, or use name=OTHER"
+                ) from None
+            yield

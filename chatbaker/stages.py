@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -95,16 +94,24 @@ ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc
 """Large pages, and freed memory kept for the next step: about a third of CPU training speed (see docs/log.md)."""
 
 
+def sections(stage: Stage, recipe: Recipe) -> dict[str, Any]:
+    """The recipe sections that decide a stage's result, as plain data."""
+    return {name: getattr(recipe, name).model_dump(mode="json") for name in stage.sections}
+
+
 def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
     """What a stage's result depends on: its sections, its files, the seed and the stages before it."""
-    from chatbaker.rundir import digest, fingerprint
+    from chatbaker.rundir import digest, find_files, fingerprint
 
     before = [(run.stamp(name) or {}).get("key") for name in stage.after]
-    sections = {name: getattr(recipe, name).model_dump(mode="json") for name in stage.sections}
-    data_root = Path(recipe.data_root)
-    sources = [source for name in stage.sections for source in getattr(getattr(recipe, name), "sources", ())]
-    files = fingerprint(path for source in sources for path in data_root.glob(source.path))
-    return digest([stage.name, sections, recipe.seed, files, before])
+    paths: set[Path] = set()
+    for section in stage.sections:
+        for source in getattr(getattr(recipe, section), "sources", ()):
+            if source.path.startswith("made:"):
+                paths.update(Path(__file__).parent.glob("made/*.*"))
+            else:
+                paths.update(find_files(Path(recipe.data_root), source.path))
+    return digest([stage.name, sections(stage, recipe), recipe.seed, fingerprint(paths), before, __version__])
 
 
 def fresh(stage: Stage, recipe: Recipe, run: RunDir) -> bool:
@@ -116,12 +123,10 @@ def fresh(stage: Stage, recipe: Recipe, run: RunDir) -> bool:
 
 
 def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
-    """Run one stage in this process and stamp its folder."""
+    """Run one stage in this process. A stage that fails leaves the run's recipe, stamps and results as they were."""
     from chatbaker.recipe import dump
     from chatbaker.rundir import atomic
 
-    if stage.trains:
-        tune_allocator()
     module, function = stage.code.split(":")
     try:
         code = getattr(importlib.import_module(module), function)
@@ -129,18 +134,19 @@ def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
         if (error.name or "").startswith("chatbaker"):
             raise
         raise missing_extra(error.name or module, stage.extra) from None
-    with atomic(run.path("recipe.toml")) as file:
-        file.write(dump(recipe))
-    depends = key(stage, recipe, run)
-    run.unstamp(stage.name)
-    started = time.time()
-    code(recipe, run, **options)
-    run.write_stamp(stage.name, depends, started, __version__)
+    with run.lock():
+        depends = key(stage, recipe, run)
+        started = time.time()
+        code(recipe, run, **options)
+        run.write_stamp(
+            stage.name, started, key=depends, version=__version__, sections=sections(stage, recipe), seed=recipe.seed
+        )
+        with atomic(run.path("recipe.toml")) as file:
+            file.write(dump(recipe))
 
 
 def tune_allocator() -> None:
-    """Start this process again with glibc's allocator set for training; glibc reads its settings only at the start."""
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or "pytest" in sys.modules:
-        return
-    program = shutil.which(sys.executable) or sys.executable
-    os.execve(program, [program, "-m", "chatbaker", *sys.argv[1:]], os.environ | {"GLIBC_TUNABLES": ALLOCATOR})
+    """Start this command again with glibc's allocator set for training; glibc reads its settings only at the start."""
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        command = [sys.executable, "-m", "chatbaker", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"GLIBC_TUNABLES": ALLOCATOR})

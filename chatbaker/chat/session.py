@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Chunk, Engine, Messages, Sampling, Usage, prompt_limit, trim
-from chatbaker.rundir import atomic
+from chatbaker.rundir import atomic, disk_error
 from chatbaker.tokens.dialog import clean_messages
 
 
@@ -80,7 +80,11 @@ class Session:
         """
         if not self.messages:
             raise ChatBakerError("nothing to save yet")
-        if path.exists() and path.resolve() not in self._files:
+        try:
+            taken = path.exists() and path.resolve() not in self._files
+        except OSError as error:
+            raise disk_error(error, path) from None
+        if taken:
             raise ChatBakerError("there is a file of this name already", str(path), "Choose another name")
         head = [{"role": "system", "content": self.system}] if self.system else []
         with atomic(path) as file:
@@ -93,11 +97,11 @@ class Session:
             first = path.read_text(encoding="utf-8").partition("\n")[0]
             raw = json.loads(first)
         except OSError as error:
-            raise ChatBakerError(error.strerror or str(error), str(path)) from None
+            raise disk_error(error, path) from None
         except ValueError:
             raise ChatBakerError("not a saved conversation", str(path)) from None
         messages = clean_messages(raw.get("messages") if isinstance(raw, dict) else None, str(path))
-        system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+        system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else None
         if not messages or messages[-1]["role"] != "assistant":
             raise ChatBakerError("the conversation does not end with an answer", str(path))
         self.reset()

@@ -53,7 +53,7 @@ def run(
         terminal = Terminal(session, debug)
         if question is not None:
             return 0 if terminal.answer(session.ask(question, terminal.debug)) else INTERRUPTED
-        return terminal.converse() if terminal.console and sys.stdin.isatty() else terminal.read_lines()
+        return terminal.converse() if terminal.console and sys.stdin and sys.stdin.isatty() else terminal.read_lines()
 
 
 class Terminal:
@@ -86,11 +86,14 @@ class Terminal:
                     return 0
             except ChatBakerError as error:
                 self.tell(str(error))
+            except KeyboardInterrupt:  # a second one, while the first was still stopping the answer
+                continue
 
     def read_lines(self) -> int:
         """Answer each line of standard input. A line that cannot be answered is reported; the exit status is then 1."""
         status = 0
-        for number, line in enumerate(sys.stdin.buffer, 1):
+        lines = sys.stdin.buffer if sys.stdin else ()  # None: it was closed before we began
+        for number, line in enumerate(lines, 1):
             try:
                 if not self.take(line.decode("utf-8-sig" if number == 1 else "utf-8")):
                     break
@@ -106,10 +109,11 @@ class Terminal:
         """One input: a command, a question or nothing. False: leave."""
         text = text.strip()
         if text.startswith("/"):
-            name, _, rest = text[1:].partition(" ")
+            name, *more = text[1:].split(maxsplit=1) or [""]
+            rest = more[0] if more else ""
             if name not in COMMANDS:
                 raise ChatBakerError(f"no command /{name}", hint="Type /help")
-            return COMMANDS[name][1](self, rest.strip()) is not False
+            return COMMANDS[name][1](self, rest) is not False
         if text:
             self.answer(self.session.ask(text, self.debug))
         return True
@@ -222,13 +226,13 @@ class Terminal:
     def save(self, name: str) -> None:
         if not name:
             raise ChatBakerError("no file name", hint="Type: /save FILE")
-        self.session.save(Path(name).expanduser())
+        self.session.save(_path(name))
         self.tell(f"saved {name}")
 
     def load(self, name: str) -> None:
         if not name:
             raise ChatBakerError("no file name", hint="Type: /load FILE")
-        self.session.load(Path(name).expanduser())
+        self.session.load(_path(name))
         self.tell(f"loaded {len(self.session.messages) // 2} questions and answers")
 
     def set(self, text: str) -> None:
@@ -256,6 +260,13 @@ COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], bool | None]]] = {
     "stats": ("tokens and speed of the last answer", Terminal.stats),
     "exit": ("leave", Terminal.exit),
 }
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ChatBakerError("no such user", name) from None
 
 
 class _Page:

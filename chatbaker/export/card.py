@@ -46,9 +46,11 @@ class Published:
 
 
 def write_card(recipe: Recipe, run: RunDir, published: Published) -> None:
-    """Write README.md into the published folder. The run's own recipe.toml, where it is kept, goes before `recipe`."""
-    if run.path("recipe.toml").is_file():
-        recipe = recipes.load(run.path("recipe.toml")).model_copy(update={"export": recipe.export})
+    """Write README.md into the published folder. A stage's settings are those it was run with, as its stamp says."""
+    settings = recipe.model_dump(mode="json", exclude_none=True)
+    for stage in ("clean", "tokenizer", "pretrain", "sft"):
+        settings |= (run.stamp(stage) or {}).get("sections", {})
+    recipe = recipes.parse(settings, str(run.root))
     ledger = _json(run, "clean", "ledger.json") or []
     languages = sorted({entry["language"] for entry in ledger} or {source.language for source in recipe.clean.sources})
     title = recipe.export.title or recipe.name
@@ -98,17 +100,14 @@ def _json(run: RunDir, *parts: str) -> Any:
 
 def _header(recipe: Recipe, languages: list[str]) -> str:
     """The YAML block that the hub reads; JSON strings are valid YAML."""
-    hubs = [source.path for source in recipe.clean.sources] + [source.path for source in recipe.sft.sources]
-    datasets = sorted({path.removeprefix("hub:") for path in hubs if path.startswith("hub:")})
     fields: dict[str, Any] = {
         "license": recipe.export.licence,
         "language": languages,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["llama", "gguf", "chat", "chatbaker"],
-        "datasets": datasets,
     }
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items() if value]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -177,9 +176,11 @@ def _network(facts: _Facts) -> str:
 
 def _data(ledger: list[dict[str, Any]], recipe: Recipe) -> str:
     if ledger:
+        origins = {source.name: source.origin for source in recipe.clean.sources}
         rows = [
             (
                 entry["source"],
+                origins.get(entry["source"], ""),
                 entry["language"],
                 entry["licence"],
                 f"{entry['documents']:,}",
@@ -187,12 +188,12 @@ def _data(ledger: list[dict[str, Any]], recipe: Recipe) -> str:
             )
             for entry in ledger
         ]
-        text = _table(("source", "language", "licence", "documents", "characters"), rows)
+        text = _table(("source", "from", "language", "licence", "documents", "characters"), rows)
     else:
         text = "The run has no record of its training text (clean/ledger.json is absent)."
-    chats = [(source.path, source.licence) for source in recipe.sft.sources]
+    chats = [(source.path, source.origin, source.licence) for source in recipe.sft.sources]
     if chats:
-        return f"{text}\n\nConversations, as the recipe names them:\n\n" + _table(("source", "licence"), chats)
+        return f"{text}\n\nConversations, as the recipe names them:\n\n" + _table(("source", "from", "licence"), chats)
     return f"{text}\n\nThe recipe names no conversations."
 
 

@@ -7,9 +7,6 @@ parity.json    what the gate measured per GGUF file
 
 from __future__ import annotations
 
-import pathlib
-import shutil
-
 from chatbaker.export.card import Published, write_card
 from chatbaker.export.gguf import write_gguf
 from chatbaker.export.hf import push as push_folder
@@ -17,7 +14,7 @@ from chatbaker.export.hf import write_hf
 from chatbaker.export.parity import compare
 from chatbaker.log import say
 from chatbaker.recipe import Recipe
-from chatbaker.rundir import RunDir, write_json
+from chatbaker.rundir import RunDir, new_folder, write_json
 
 
 def run(recipe: Recipe, run: RunDir, push: str | None = None) -> None:
@@ -30,20 +27,18 @@ def run(recipe: Recipe, run: RunDir, push: str | None = None) -> None:
     tuned = model.is_dir()
     if not tuned:
         model = run.need("pretrain", "model", stage="pretrain")
-    part = run.clear("export.part")
-    hf = write_hf(model, part / "hf")
-    (part / "gguf").mkdir()
-    records = []
-    for dtype in recipe.export.gguf:
-        title, licence = recipe.export.title or recipe.name, recipe.export.licence
-        path = write_gguf(hf, part / "gguf" / f"{recipe.name}-{dtype}.gguf", dtype, title, licence)
-        record = compare(hf, path, dtype)
-        say(f"{path.name}: {record['texts']} texts with equal tokens, same most likely token at {record['top1']:.1%}")
-        records.append(record)
-    write_json(part / "parity.json", records)
-    write_card(recipe, run, Published(push or f"runs/{recipe.name}/export/hf", tuned, hf, records))
-    shutil.rmtree(run.path("export"), ignore_errors=True)
-    pathlib.Path(part).replace(run.path("export"))
+    with new_folder(run.path("export")) as part:
+        hf = write_hf(model, part / "hf")
+        (part / "gguf").mkdir()
+        records = []
+        for dtype in recipe.export.gguf:
+            title, licence = recipe.export.title or recipe.name, recipe.export.licence
+            path = write_gguf(hf, part / "gguf" / f"{recipe.name}-{dtype}.gguf", dtype, title, licence)
+            record = compare(hf, path, dtype)
+            say(f"{path.name}: {record['texts']} texts with equal tokens, same top token at {record['top1']:.1%}")
+            records.append(record)
+        write_json(part / "parity.json", records)
+        write_card(recipe, run, Published(push or f"runs/{recipe.name}/export/hf", tuned, hf, records))
     say(f"exported to {run.path('export')}")
     if push:
         address = push_folder(run.path("export", "hf"), push)

@@ -26,6 +26,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.log import say
+from chatbaker.rundir import RunDir
 
 Messages = list[dict[str, str]]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -200,7 +201,13 @@ def open_engine(
     if folder and (number := cuda_device(device, folder)) is not None:
         from chatbaker.infer.torch_engine import TorchEngine
 
-        return TorchEngine(folder, f"cuda:{number}", context)
+        try:
+            return TorchEngine(folder, f"cuda:{number}", context)
+        except RuntimeError as error:  # out of memory after all, or a card that this torch has no code for
+            reason = str(error).splitlines()[0]
+            if device != "auto":
+                raise ChatBakerError(f"the GPU cannot run it ({reason})", device, "Use --device cpu") from None
+            say(f"the GPU cannot run it ({reason}); answering on the CPU")
     from chatbaker.infer.llamacpp import LlamaCppEngine
 
     return LlamaCppEngine(gguf or convert(folder, cast(Quantization, quantize or "q8_0")), device, context)
@@ -220,7 +227,9 @@ def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
             )
     if (path / "recipe.toml").exists() or (path / "sft").exists():
         folder = path / "sft" / "model"
-        files = sorted((path / "export" / "gguf").glob("*.gguf"))
+        run = RunDir(path)
+        stale = (run.stamp("export") or {}).get("started", 0) < (run.stamp("sft") or {}).get("ended", 0)
+        files = [] if stale else sorted((path / "export" / "gguf").glob("*.gguf"))
         exported = [file for file in files if quantize in file.name.lower()]
         if exported or folder.is_dir():
             return (exported[0] if exported else None), (folder if folder.is_dir() else None)
@@ -307,13 +316,7 @@ def convert(folder: Path | None, quantize: Quantization) -> Path:
         from chatbaker.export.gguf import write_gguf
 
         say(f"converting {folder} to GGUF {quantize}, once; kept as {target}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            write_gguf(folder, temporary, quantize)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_gguf(folder, target, quantize)
     return target
 
 

@@ -30,7 +30,7 @@ class RemoteEngine:
         try:
             self._client = openai.OpenAI(base_url=url, api_key=key)
             self.model = model or self._client.models.list().data[0].id
-        except (openai.OpenAIError, IndexError, ValueError) as error:
+        except (openai.OpenAIError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise self._plain(error) from None
         self.name = f"{self.model} ({url})"
         self._extras = True
@@ -68,7 +68,7 @@ class RemoteEngine:
                             decode_seconds=now - first,
                         )
                         yield Chunk(text, usage, *_debug(choice.logprobs))
-        except self._openai.OpenAIError as error:
+        except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise self._plain(error) from None
         ended: FinishReason = "length" if reason == "length" else "stop"
         yield Chunk("", replace(usage, finish_reason=ended))

@@ -5,7 +5,6 @@ config.json, model.safetensors with Hugging Face names, the tokenizer's files an
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,20 +15,15 @@ from safetensors.torch import save_file
 from chatbaker.errors import ChatBakerError
 from chatbaker.model.config import read_config, to_hf
 from chatbaker.model.llama import Llama
-from chatbaker.rundir import read_json, write_json
+from chatbaker.rundir import new_folder, read_json, write_json
 
 
 def save_model(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end_of_turn: int) -> None:
     """Write the folder under a temporary name and rename it. tokenizer: a folder with its files; the rest: ids."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     state = model.state_dict()
     if model.config.tied:
         state = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
-    dtype = next(iter(state.values())).dtype
-    save_file({k: v.contiguous() for k, v in state.items()}, temporary / "model.safetensors", {"format": "pt"})
-    config = to_hf(model.config, str(dtype).removeprefix("torch."), end_of_text, end_of_turn)
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     generation = {
         "bos_token_id": end_of_text,
         "eos_token_id": [end_of_turn, end_of_text],
@@ -40,15 +34,17 @@ def save_model(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, en
         "top_k": 20,
         "repetition_penalty": 1.2,
     }
-    for name, value in (("config.json", config), ("generation_config.json", generation)):
-        write_json(temporary / name, value)
-    shutil.copyfile(tokenizer / "tokenizer.json", temporary / "tokenizer.json")
-    write_json(
-        temporary / "tokenizer_config.json",
-        read_json(tokenizer / "tokenizer_config.json") | {"model_max_length": model.config.seq_len},
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    Path(temporary).rename(folder)
+    limits = {"model_max_length": model.config.seq_len}
+    with new_folder(folder) as part:
+        try:
+            save_file({k: v.contiguous() for k, v in state.items()}, part / "model.safetensors", {"format": "pt"})
+        except SafetensorError as error:  # hides the system's error in its text
+            hint = "Free some space if the disk is full, and type the same command again"
+            raise ChatBakerError(f"the weights could not be written ({error})", str(folder), hint) from None
+        write_json(part / "config.json", to_hf(model.config, dtype, end_of_text, end_of_turn))
+        write_json(part / "generation_config.json", generation)
+        write_json(part / "tokenizer_config.json", read_json(tokenizer / "tokenizer_config.json") | limits)
+        shutil.copyfile(tokenizer / "tokenizer.json", part / "tokenizer.json")
 
 
 def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> Llama:
@@ -58,13 +54,15 @@ def load_model(folder: Path, device: str = "cpu", dtype: torch.dtype | None = No
     """
     config = read_config(folder)
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.exists() else []
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else []
     files = [folder / name for name in names] or [folder / "model.safetensors"]
     state: dict[str, torch.Tensor] = {}
     for path in files:
         try:
             with safe_open(path, framework="pt", device=device) as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if name.endswith("rotary_emb.inv_freq"):
+                        continue  # older transformers stored the table; it carries no information
                     state[name] = file.get_tensor(name).to(dtype) if dtype else file.get_tensor(name)
         except FileNotFoundError:
             raise ChatBakerError("no such file", str(path)) from None

@@ -11,7 +11,6 @@ A filter is a function Document -> reason to drop it, or None. The same text in 
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from chatbaker import recipe as recipes
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import write_jsonl
 from chatbaker.log import progress, say
-from chatbaker.rundir import RunDir, write_json
+from chatbaker.rundir import RunDir, new_folder, write_json
 from chatbaker.text import sources
 from chatbaker.text.sources import Document
 
@@ -81,14 +80,8 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
     if not section.sources:
         raise ChatBakerError("the recipe names no sources", "clean.sources", "Add a [[clean.sources]] table")
     size = sum(path.stat().st_size for source in section.sources for path in sources.files(source, data_root))
-    part = run.clear("clean.part")
-    try:
+    with new_folder(run.path("clean")) as part:
         _clean(recipe, part, size)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(run.path("clean"), ignore_errors=True)
-    part.replace(run.path("clean"))
 
 
 def _clean(recipe: recipes.Recipe, part: Path, size: int) -> None:

@@ -6,7 +6,6 @@ the project makes itself (`made:ko`, `made:en`). Every text leaves here in NFC w
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import re
 import unicodedata
@@ -19,6 +18,7 @@ from pathlib import Path
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import OnBad, OnBytes, read_bytes, read_jsonl
 from chatbaker.recipe import Source
+from chatbaker.rundir import find_files
 
 MADE = "made:"
 JSONL = (".jsonl", ".jsonl.zst", ".jsonl.gz")
@@ -58,10 +58,7 @@ def files(source: Source, data_root: Path) -> list[Path]:
         if source.limit is None:
             raise ChatBakerError("made text does not end by itself", f"source {source.name!r}", "Give it a limit")
         return []
-    found = sorted(
-        Path(name) for name in glob.glob(str(Path(glob.escape(str(data_root)), source.path)), recursive=True)
-    )
-    found = [path for path in found if path.is_file()]
+    found = find_files(data_root, source.path)
     if not found:
         raise ChatBakerError(
             f"source {source.name!r}: no file matches {source.path!r} below {str(data_root)!r}",

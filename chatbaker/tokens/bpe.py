@@ -24,7 +24,7 @@ from chatbaker import recipe as recipes
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl
 from chatbaker.log import Progress, duration, progress, say
-from chatbaker.rundir import RunDir, atomic, read_json, write_json
+from chatbaker.rundir import RunDir, new_folder, read_json, write_json
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, SPECIAL_TOKENS
 
 QWEN2 = (
@@ -53,11 +53,10 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
     took = duration(time.monotonic() - began)
     say(f"tokenizer: {section.vocab_size:,} entries from {count:,} documents ({size / 1e6:,.1f} MB) in {took}")
 
-    folder = run.clear("tokenizer")
-    with atomic(folder / "tokenizer.json") as file:
-        file.write(tokenizer.to_str(pretty=True))
-    write_json(folder / "tokenizer_config.json", config())
-    write_json(folder / "fertility.json", fertility)
+    with new_folder(run.path("tokenizer")) as folder:
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", config())
+        write_json(folder / "fertility.json", fertility)
     for language, row in fertility["languages"].items():
         say(f"{language}: {row['bytes_per_token']} bytes/token, {row['tokens_per_word']} tokens/word")
 

@@ -18,9 +18,9 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl
 from chatbaker.log import say
 from chatbaker.recipe import Recipe, SftSource
-from chatbaker.rundir import RunDir
+from chatbaker.rundir import RunDir, find_files
 from chatbaker.tokens.bpe import load_tokenizer, special_id
-from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, Message, clean_messages, encode
+from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, Message, clean_messages, encode
 from chatbaker.tokens.loader import IGNORE, Batch
 
 Encoded = tuple[list[int], list[bool]]
@@ -41,7 +41,7 @@ def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, l
             raise ChatBakerError(f"no {source.path!r}", "sft.sources", f"Known: {known}")
         rows = ((f"{source.path}:{i + 1}", m) for i, m in enumerate(made.conversations(seed, source.limit, world)))
     else:
-        paths = sorted(data_root.glob(source.path))
+        paths = find_files(data_root, source.path)
         if not paths:
             raise ChatBakerError(
                 f"no file matches {source.path!r}", str(data_root), "Type data_root=FOLDER after the recipe"
@@ -124,7 +124,6 @@ def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch],
                 train += [encoded] * source.repeat
     if not train:
         raise ChatBakerError("no conversation fits the context", "model.seq_len", "Raise it, or add shorter ones")
-    check_ends(train, special_id(tokenizer, IM_END))
     padding = special_id(tokenizer, END_OF_TEXT)
     rows = pack(train, recipe.model.seq_len, padding)
     validation = {language: pack(items, recipe.model.seq_len, padding) for language, items in sorted(held.items())}
@@ -137,14 +136,6 @@ def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch],
         f"{rows.valid:,} trained tokens); {sum(map(len, held.values())):,} held out, {long:,} too long"
     )
     return rows, validation, sha.hexdigest()[:16]
-
-
-def check_ends(conversations: Sequence[Encoded], end_of_turn: int) -> None:
-    """Refuse data in which a trained turn does not end: the model would never stop."""
-    for ids, mask in conversations:
-        for i, trained in enumerate(mask):
-            if trained and not (i + 1 < len(mask) and mask[i + 1]) and ids[i] != end_of_turn:
-                raise ChatBakerError("an assistant turn without its end token", "sft.sources")
 
 
 def show(recipe: Recipe, run: RunDir, count: int) -> None:

@@ -145,6 +145,8 @@ def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
         if role not in ROLES:
             raise fail(i, f"unknown role {role!r}; use one of {', '.join(ROLES)}")
         content = unicodedata.normalize("NFC", message["content"]).strip()
+        if not content.isascii() and any("\ud800" <= char <= "\udfff" for char in content):
+            raise fail(i, "bytes that are not UTF-8 text")
         previous = cleaned[-1]["role"] if cleaned else None
         if role == "system":
             if previous is not None:

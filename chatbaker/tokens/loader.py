@@ -93,6 +93,8 @@ def mix_weights(sources: list[tuple[str, str]], sizes: list[int], mix: dict[str,
     for key in mix:
         if key not in known:
             raise ChatBakerError(f"no source or language {key!r}", "pretrain.mix", f"Known: {', '.join(sorted(known))}")
+    if not sum(mix.values()):
+        raise ChatBakerError("every share is 0", "pretrain.mix")
     weights = [0.0] * len(sources)
     for key, share in mix.items():
         members = [i for i, (name, _) in enumerate(sources) if name == key]

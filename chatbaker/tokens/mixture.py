@@ -74,9 +74,3 @@ class Mixture:
         source = int(sources[place])
         epoch, index = divmod(block * self.counts[source] + int(ranks[place]), self.sizes[source])
         return source, permute(index, self.sizes[source], mix_hash(self.seed, source, epoch))
-
-    def epochs(self, samples: int) -> list[float]:
-        """How often each source is read in the first `samples` samples."""
-        return [
-            samples * count / BLOCK / size if size else 0.0 for count, size in zip(self.counts, self.sizes, strict=True)
-        ]

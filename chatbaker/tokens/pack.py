@@ -12,7 +12,7 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl
 from chatbaker.log import progress, say
 from chatbaker.recipe import Recipe
-from chatbaker.rundir import RunDir, read_json
+from chatbaker.rundir import RunDir, new_folder, read_json
 from chatbaker.tokens.bpe import load_tokenizer, special_id
 from chatbaker.tokens.dialog import END_OF_TEXT
 from chatbaker.tokens.shards import Index, write_shard
@@ -30,15 +30,13 @@ def _encoded(tokenizer: Tokenizer, path: Path) -> Iterator[tuple[list[int], int]
 
 
 def run(recipe: Recipe, run: RunDir) -> None:
-    """Tokenize every document of `clean/`. Raises ChatBakerError where a stage before is missing."""
+    """Tokenize every document of `clean/`. Raises ChatBakerError where a stage is missing or text too little."""
     ledger = read_json(run.need("clean", "ledger.json", stage="clean"))
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
     end_of_text = special_id(tokenizer, END_OF_TEXT)
-    folder = run.clear("pack")
-    languages = {source.name: source.language for source in recipe.clean.sources}
     total = sum(entry["documents"] for entry in ledger)  # of training; validation adds a little at the end
-    shards, done = [], 0
-    with progress("pack: documents", total) as bar:
+    done = 0
+    with new_folder(run.path("pack")) as folder, progress("pack: documents", total) as bar:
 
         def counted(documents: Iterator[tuple[list[int], int]]) -> Iterator[tuple[list[int], int]]:
             nonlocal done
@@ -47,18 +45,20 @@ def run(recipe: Recipe, run: RunDir) -> None:
                 done += 1
                 bar.update(min(done, total))
 
+        shards = []
         for split, subfolder in (("train", "documents"), ("validation", "validation")):
-            for name, language in languages.items():
-                path = run.path("clean", subfolder, f"{name}.jsonl.zst")
+            for source in recipe.clean.sources:
+                path = run.path("clean", subfolder, f"{source.name}.jsonl.zst")
                 if path.exists():
                     encoded = counted(_encoded(tokenizer, path))
-                    shards.append(write_shard(folder, name, language, split, encoded, end_of_text))
-    index = Index(folder, tokenizer.get_vocab_size(), end_of_text, tuple(shards))
-    trained = sum(shard.tokens for shard in shards if shard.split == "train")
-    if trained <= recipe.model.seq_len:
-        raise ChatBakerError(
-            f"only {trained} training tokens, fewer than one context of {recipe.model.seq_len}",
-            hint="Add documents to [clean] or lower model.seq_len",
-        )
-    index.save()
-    say(f"pack: {trained:,} training tokens from {done:,} documents, fingerprint {index.fingerprint}")
+                    shards.append(write_shard(folder, source.name, source.language, split, encoded, end_of_text))
+        index = Index(folder, tokenizer.get_vocab_size(), end_of_text, tuple(shards))
+        training = [shard.tokens for shard in shards if shard.split == "train"]
+        seq_len = recipe.model.seq_len
+        if not any(tokens > seq_len for tokens in training):
+            raise ChatBakerError(
+                f"{sum(training)} training tokens, and no source fills one context of {seq_len}",
+                hint="Add documents to [clean] or lower model.seq_len",
+            )
+        index.save()
+    say(f"pack: {sum(training):,} training tokens from {done:,} documents, fingerprint {index.fingerprint}")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -30,19 +31,19 @@ def save(folder: Path, step: int, model: nn.Module, optimizers: list[Optimizer],
     path = folder / f"step-{step:08d}"
     temporary = folder / (path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     weights, state = get_state_dict(model, optimizers)
     try:
+        temporary.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "torch.distributed is unavailable": one process, as intended
             dcp.save({"model": weights, "optimizer": state}, checkpoint_id=temporary, no_dist=True)
         sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
         write_json(temporary / MARKER, {"step": step, "meta": meta, "files": sizes})
-    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    except (OSError, CheckpointException) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, temporary) from error
-    shutil.rmtree(path, ignore_errors=True)
-    Path(temporary).rename(path)
+        raise disk_error(_cause(error), path) from error
     return path
 
 
@@ -76,8 +77,24 @@ def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
     holder = {"model": weights, "optimizer": state}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(holder, checkpoint_id=path, no_dist=True)
+        try:
+            dcp.load(holder, checkpoint_id=path, no_dist=True)
+        except CheckpointException as error:
+            raise ChatBakerError(
+                "this checkpoint is damaged", str(path), f"Go on from an older one: rm -r {path}"
+            ) from error
     set_state_dict(model, optimizers, model_state_dict=holder["model"], optim_state_dict=holder["optimizer"])
+
+
+def _cause(error: OSError | CheckpointException) -> OSError:
+    """torch wraps whatever went wrong once per rank, and the system's error in one of its own."""
+    if isinstance(error, OSError):
+        return error
+    cause: BaseException | None = next(iter(error.failures.values()))[0]
+    first = cause
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or OSError(0, str(first).splitlines()[0])
 
 
 def _all(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from chatbaker.log import progress, say
 from chatbaker.model.llama import Llama
 from chatbaker.model.loss import cross_entropy_sum
 from chatbaker.recipe import Recipe, Schedule
+from chatbaker.rundir import atomic, disk_error
 from chatbaker.tokens.loader import Data
 from chatbaker.train import checkpoint
 from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
@@ -61,19 +62,27 @@ def train(
     )
     interval_began, interval_tokens = time.perf_counter(), 0
     with (
-        open_metrics(folder / "metrics.jsonl", start) as record,
+        open_metrics(folder / "metrics.jsonl", start) as (record, evaluated),
         progress(folder.name, total_steps, start) as bar,
         stop_signals() as stopping,
     ):
+
+        def look(step: int) -> None:
+            if step % schedule.eval_every and step != total_steps:
+                return
+            with torch.compiler.set_stance("force_eager"):  # every new shape would be compiled anew
+                result = evaluate()
+            record(step=step, **result)
+            scores = "  ".join(f"{name} {value['bits_per_byte']:.3f}" for name, value in result["eval"].items())
+            say(f"step {step:,}: bits per byte  {scores}")
+            for sample in result["samples"]:
+                say(f"  {sample['prompt']} -> {sample['text']!r}")
+
+        if start and start not in evaluated:  # killed between saving and looking
+            look(start)
         for step in range(start, total_steps):
             share = rate(schedule, step, total_steps)
             loss, norm = train_step(model, data, schedule, step, dtype, optimizers, parameters, share, compiled)
-            if not math.isfinite(loss):
-                raise ChatBakerError(
-                    f"the loss is {loss} at step {step + 1}",
-                    str(folder),
-                    "Lower lr (or muon_lr) in the recipe and type the same command again",
-                )
             done = step + 1
             interval_tokens += step_tokens
             if done % schedule.log_every == 0 or done == total_steps:
@@ -96,15 +105,7 @@ def train(
                 checkpoint.prune(checkpoints, schedule.keep_checkpoints)
             if stopping() and not last:
                 raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
-            if done % schedule.eval_every == 0 or last:
-                with torch.compiler.set_stance("force_eager"):  # every new shape would be compiled anew
-                    result = evaluate()
-                record(step=done, **result)
-                scores = "  ".join(f"{name} {value['bits_per_byte']:.3f}" for name, value in result["eval"].items())
-                say(f"step {done:,}: bits per byte  {scores}")
-                for sample in result["samples"]:
-                    say(f"  {sample['prompt']} -> {sample['text']!r}")
-                interval_began, interval_tokens = time.perf_counter(), 0
+            look(done)
 
 
 FREE = {
@@ -116,8 +117,9 @@ FREE = {
     "keep_checkpoints",
     "log_every",
     "prompts",
+    "sources",
 }
-"""Knobs that may change between a checkpoint and its resumption: they do not decide what is learned."""
+"""Knobs that may change before a checkpoint is resumed. What `sources` give is compared by fingerprint."""
 
 
 def checkpoint_meta(recipe: Recipe, section: Schedule) -> dict[str, Any]:
@@ -137,7 +139,10 @@ def train_step(
     share: float,
     compiled: bool,
 ) -> tuple[float, float]:
-    """One optimizer step; returns the mean loss per valid token (nats) and the gradient norm."""
+    """One optimizer step; returns the mean loss per valid token (nats) and the gradient norm.
+
+    Raises ChatBakerError, the weights untouched, where either is not finite.
+    """
     device = model.model.embed_tokens.weight.device
     batch = data.batch(step, world().rank, world().size)
     valid = max(batch.valid, 1)
@@ -149,6 +154,11 @@ def train_step(
         loss.backward()
         total += loss.detach()
     norm = clip(parameters, schedule.clip)
+    if not math.isfinite(float(total) + norm):  # before it reaches the weights
+        raise ChatBakerError(
+            f"the loss is {float(total)} and the gradient's norm {norm} at step {step + 1}",
+            hint="Lower lr (or muon_lr) and bake under another name (name=...); the checkpoints here are kept",
+        )
     set_rate(optimizers, share)
     for optimizer in optimizers:
         optimizer.step()
@@ -175,25 +185,33 @@ def _resume(folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer],
 
 
 @contextmanager
-def open_metrics(path: Path, start: int) -> Iterator[Callable[..., None]]:
-    """A function that appends one plain object a line. Lines past the step a run resumes from are dropped first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = []
+def open_metrics(path: Path, start: int) -> Iterator[tuple[Callable[..., None], set[int]]]:
+    """A function that appends one plain object a line, and the steps up to `start` whose evaluation is on record.
+
+    Lines past the step that a run resumes from are dropped first.
+    """
+    kept, evaluated = [], set()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            if json.loads(line)["step"] <= start:
-                kept.append(line + "\n")
+            row = json.loads(line)
         except json.JSONDecodeError:
             continue  # a kill cut the last line
-    with Path(path).open("w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
+        if row["step"] <= start:
+            kept.append(line + "\n")
+            if "eval" in row:
+                evaluated.add(row["step"])
+    with atomic(path) as whole:
+        whole.writelines(kept)
+    with open(path, "a", encoding="utf-8") as file:
 
         def record(**row: Any) -> None:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
+            try:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+            except OSError as error:
+                raise disk_error(error, path) from error
 
-        yield record
+        yield record, evaluated
 
 
 @contextmanager

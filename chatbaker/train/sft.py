@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 from chatbaker.model.sizes import flops_per_token
@@ -25,6 +26,8 @@ def run(recipe: Recipe, run: RunDir) -> None:
     section, device = recipe.sft, pick_device()
     set_threads(recipe.parallel)
     base = run.need("pretrain", "model", stage="pretrain")
+    with open(base / "model.safetensors", "rb") as file:
+        base_sha = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     tokenizer = load_tokenizer(base)
     rows, validation, fingerprint = load(recipe, tokenizer)
     data = SftData(rows, section.batch_size, recipe.seed, fingerprint)
@@ -49,6 +52,6 @@ def run(recipe: Recipe, run: RunDir) -> None:
             "eval": bits_per_byte(model, sets, sizes, dtype),
             "samples": samples(model, tokenizer, prompts, list(ids), dtype),
         },
-        checkpoint_meta(recipe, section) | {"base": (run.stamp("pretrain") or {}).get("ended")},
+        checkpoint_meta(recipe, section) | {"base": base_sha},
     )
     save_model(model, run.path("sft", "model"), base, *ids)

@@ -11,9 +11,8 @@ from chatbaker.model.config import LlamaConfig
 from chatbaker.model.llama import Llama, init_weights
 from chatbaker.model.loss import cross_entropy_sum
 from chatbaker.recipe import SftSource, parse
-from chatbaker.tokens import conversations
 from chatbaker.tokens.bpe import load_tokenizer
-from chatbaker.tokens.conversations import check_ends, load, pack, read, show, tokenize
+from chatbaker.tokens.conversations import load, pack, read, show, tokenize
 from chatbaker.tokens.dialog import IM_END
 from chatbaker.tokens.loader import IGNORE
 
@@ -117,15 +116,6 @@ def test_bad_data_are_refused_with_file_line_and_reason(write, row, reason):
         write({"messages": TALK}, row)
 
 
-def test_turns_that_do_not_end_are_refused(tokenizer):
-    ids, mask = tokenize(tokenizer, TALK, 64)
-    end = tokenizer.token_to_id(IM_END)
-    check_ends([(ids, mask)], end)
-    never = [on and token != end for token, on in zip(ids, mask, strict=True)]
-    with pytest.raises(ChatBakerError, match="without its end token"):
-        check_ends([(ids, never)], end)
-
-
 def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokenizer):
     data = small_recipe.model_dump(mode="json", exclude_none=True)
     data["sft"]["validation"] = 0.2
@@ -147,4 +137,4 @@ def test_show_mask_prints_what_is_trained(small_recipe, packed, capsys):
     out = capsys.readouterr().out
     assert out.count("tokens trained (green)") + out.count("left out") == 4
     assert "<|im_start|>user" in out
-    assert conversations.IM_END in out
+    assert IM_END in out

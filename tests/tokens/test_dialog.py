@@ -77,6 +77,7 @@ def test_messages_are_brought_to_nfc_and_stripped():
         ([{"role": "human", "content": "hi"}], "message 1: unknown role 'human'"),
         ([{"role": "user", "content": " "}], "message 1: the user message is empty"),
         ([{"role": "assistant", "content": "hi"}], "must follow a user"),
+        ([{"role": "user", "content": b"\xbe\xc8".decode("utf-8", "surrogateescape")}], "not UTF-8"),
         ([TALK[1], TALK[1]], "message 2: two user messages in a row"),
         ([TALK[1], TALK[0]], "message 2: a system message must come first"),
     ],

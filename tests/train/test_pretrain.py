@@ -164,29 +164,68 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(small_recipe, small_run, monk
     assert len(calls) == 16
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice(small_recipe, small_run, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(small_recipe, small_run, monkeypatch):
     from chatbaker.train import loop
 
-    monkeypatch.setattr(loop, "train_step", lambda *args: (float("nan"), 1.0))
-    with pytest.raises(ChatBakerError, match="the loss is nan at step 1.*Lower lr"):
+    calls = []
+
+    def poisoned(*args):
+        calls.append(1)
+        loss = plain(*args)
+        return loss * float("nan") if len(calls) == 2 * 6 - 1 else loss  # two micro-batches a step: the sixth step
+
+    plain = loop.cross_entropy_sum
+    monkeypatch.setattr(loop, "cross_entropy_sum", poisoned)
+    with pytest.raises(ChatBakerError, match="the loss is nan .* at step 6.*Lower lr"):
+        pretrain(small_recipe, small_run)
+    monkeypatch.setattr(loop, "cross_entropy_sum", plain)
+    assert [p.name for p in small_run.path("pretrain", "checkpoints").iterdir()] == ["step-00000004"]
+    assert all(bool(torch.isfinite(t).all()) for t in pretrain(small_recipe, small_run).values())
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_kept(small_recipe, small_run, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(dump(small_recipe), encoding="utf-8")
+    code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))\n"
+    code += "from chatbaker.cli import main; main()"
+    command = [sys.executable, "-c", code, "pretrain", str(path), "--runs", str(small_run.root.parent)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env=os.environ | {"GLIBC_TUNABLES": ""}
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("chatbaker: ")
+    assert "checkpoints" in result.stderr.splitlines()[-1]
+    assert not list(small_run.path("pretrain", "checkpoints").iterdir())
+    pretrain(small_recipe, small_run)  # with room again the same command goes on
+
+
+def test_a_refused_run_leaves_stamp_and_recipe_as_they_were(small_recipe, small_run):
+    pretrain(small_recipe, small_run)
+    stamp, recipe = small_run.stamp("pretrain"), small_run.path("recipe.toml").read_bytes()
+    with pytest.raises(ChatBakerError, match="lr changed"):
+        pretrain(with_(small_recipe, lr=0.5), small_run)
+    assert small_run.stamp("pretrain") == stamp
+    assert small_run.path("recipe.toml").read_bytes() == recipe
+    expected = load_file(small_run.path("pretrain", "model", "model.safetensors"))
+    assert equal(pretrain(small_recipe, small_run), expected)  # again, when all is done: nothing changes
+
+
+def test_two_at_once_in_one_run_are_refused(small_recipe, small_run):
+    with small_run.lock(), pytest.raises(ChatBakerError, match="another chatbaker process"):
         pretrain(small_recipe, small_run)
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(small_recipe, small_run, monkeypatch):
-    recipe = with_(small_recipe, checkpoint_every=4)
-    real, saves = checkpoint.dcp.save, []
-
-    def full(*args, **kwargs):
-        saves.append(1)
-        if len(saves) == 2:
-            raise OSError(28, "No space left on device")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(checkpoint.dcp, "save", full)
-    with pytest.raises(ChatBakerError, match="the disk is full"):
-        pretrain(recipe, small_run)
-    assert [p.name for p in small_run.path("pretrain", "checkpoints").iterdir()] == ["step-00000004"]
-    pretrain(recipe, small_run)
+def test_an_evaluation_lost_to_a_kill_is_made_up_for(small_recipe, small_run):
+    pretrain(small_recipe, small_run)
+    metrics = small_run.path("pretrain", "metrics.jsonl")
+    whole = metrics.read_text(encoding="utf-8")
+    *lines, last = whole.splitlines(keepends=True)
+    assert '"eval"' in last
+    metrics.write_text("".join(lines), encoding="utf-8")
+    pretrain(small_recipe, small_run)
+    assert metrics.read_text(encoding="utf-8") == whole
 
 
 def test_a_batch_that_is_no_multiple_of_the_context_is_refused(small_recipe, small_run):

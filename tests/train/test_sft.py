@@ -1,6 +1,9 @@
-"""Tuning: the same loop, the base model's weights, exact resume, answers that end."""
+"""Tuning: the same loop on the base model's weights, resumed exactly, refused on another base."""
 
 import json
+import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -37,3 +40,39 @@ def test_it_lowers_the_loss_on_held_out_answers(small_recipe, based):
 def test_without_a_base_the_stage_to_run_is_named(small_recipe, tmp_path):
     with pytest.raises(ChatBakerError, match="Run first: chatbaker pretrain"):
         execute(STAGES["sft"], small_recipe, RunDir.of("tiny", tmp_path))
+
+
+def test_stopped_and_resumed_it_is_bit_identical(small_recipe, based, monkeypatch):
+    from chatbaker.train import loop
+
+    execute(STAGES["sft"], small_recipe, based)
+    path = based.path("sft", "model", "model.safetensors")
+    expected = load_file(path)
+    shutil.rmtree(based.path("sft"))
+    plain, calls = loop.train_step, []
+
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(ChatBakerError, match="stopped at step 3, saved"):
+        execute(STAGES["sft"], small_recipe, based)
+    assert not path.exists()
+    execute(STAGES["sft"], small_recipe, based)
+    again = load_file(path)
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
+
+
+def test_another_base_is_refused_and_the_same_one_made_again_is_not(small_recipe, based):
+    execute(STAGES["sft"], small_recipe, based)
+    execute(STAGES["pretrain"], small_recipe, based)  # finished: writes the same weights
+    execute(STAGES["sft"], small_recipe, based)
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["pretrain"] |= {"lr": 1e-4}
+    shutil.rmtree(based.path("pretrain"))
+    execute(STAGES["pretrain"], parse(data, "x"), based)
+    with pytest.raises(ChatBakerError, match="base changed since this checkpoint"):
+        execute(STAGES["sft"], small_recipe, based)
