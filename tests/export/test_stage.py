@@ -22,7 +22,7 @@ RECIPE = {
     "name": "bread-mini",
     "clean": {
         "sources": [
-            {"name": "wiki", "path": "hub:org/wiki-ko", "language": "ko", "licence": "CC BY-SA 4.0"},
+            {"name": "wiki", "path": "wiki/*.txt", "origin": "Wikipedia", "language": "ko", "licence": "CC BY-SA 4.0"},
             {"name": "tales", "path": "made:en", "language": "en", "licence": "CC0", "limit": 10},
         ]
     },
@@ -84,12 +84,11 @@ def test_a_full_export(make: Make, tmp_path: Path) -> None:
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["license"] == "apache-2.0"
     assert header["language"] == ["en", "ko"]
-    assert header["datasets"] == ["org/wiki-ko"]
     assert header["pipeline_tag"] == "text-generation"
     for fact in (
         "# 빵 Mini",
-        "| wiki | ko | CC BY-SA 4.0 | 12,345 | 678,901 |",
-        "| made:ko | Apache-2.0 |",
+        "| wiki | Wikipedia | ko | CC BY-SA 4.0 | 12,345 | 678,901 |",
+        "| made:ko |  | Apache-2.0 |",
         "| ko | 5.31 | 2.04 | 1.92 |",
         "| steps | 20 |",
         "| tokens seen | 327,680 |",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer import engine
 from chatbaker.infer.engine import Sampling, bundled_model, convert, cuda_device, find_model, fingerprint, open_engine
+from chatbaker.rundir import RunDir
 from tests.infer import markov
 
 
@@ -30,6 +32,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def write_gguf(folder: Path, out: Path, dtype: str) -> None:
         done.append(dtype)
+        out.parent.mkdir(parents=True, exist_ok=True)
         markov.parrot(out, "변환됨")
 
     monkeypatch.setattr("chatbaker.export.gguf.write_gguf", write_gguf)
@@ -53,15 +56,25 @@ def test_a_model_folder_is_converted_once_and_again_where_it_changes(folder: Pat
     assert conversions == ["q8_0", "q4_0", "q8_0"]
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_gguf(folder: Path, out: Path, dtype: str) -> None:
-        out.write_bytes(b"half")
-        raise ChatBakerError("no")
-
-    monkeypatch.setattr("chatbaker.export.gguf.write_gguf", write_gguf)
-    with pytest.raises(ChatBakerError, match="no"):
+def test_a_conversion_that_fails_leaves_nothing_behind(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ChatBakerError, match="model"):
         convert(folder, "q8_0")
     assert list(engine.cache_dir().rglob("*.*")) == []
+
+
+def test_an_export_older_than_the_chat_model_is_not_used(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.path("sft", "model").mkdir(parents=True)
+    gguf = run.path("export", "gguf", "x-q8_0.gguf")
+    gguf.parent.mkdir(parents=True)
+    gguf.touch()
+    run.write_stamp("sft", 1.0)
+    run.write_stamp("export", time.time() + 1)
+    assert find_model(str(run.root), "q8_0")[0] == gguf
+    run.write_stamp("export", 1.0)
+    assert find_model(str(run.root), "q8_0")[0] is None
 
 
 def test_a_run_folder_gives_its_export_or_its_chat_model(tmp_path: Path) -> None:
