@@ -9,7 +9,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 KEY := pyproject.toml constraints.txt
 
 .PHONY: chat bake-tiny test lint
@@ -30,15 +30,18 @@ lint: .venv/.dev
 	$(BIN)/python -m mypy
 
 .venv/.base: $(KEY) | $(BIN)/pip
-	$(INSTALL) .
+	@echo "Installing what the chat needs into .venv; this happens once."
+	@$(INSTALL) .
 	@touch $@
 
 .venv/.train: $(KEY) | $(BIN)/pip
-	$(INSTALL) '.[train]'
+	@echo "Installing what baking needs into .venv; this happens once."
+	@$(INSTALL) '.[train]'
 	@touch $@ .venv/.base
 
 .venv/.dev: $(KEY) | $(BIN)/pip
-	$(INSTALL) '.[train,dev]'
+	@echo "Installing what the tests need into .venv; this happens once."
+	@$(INSTALL) '.[train,dev]'
 	@touch $@ .venv/.base .venv/.train
 
 $(BIN)/pip:
