@@ -28,8 +28,8 @@ def _texts(**fields: int | str) -> Row:
 
 
 def _upto(rng: random.Random, limit: int) -> int:
-    """0 to `limit`; half of the time below 13, as most sums that people ask are small."""
-    return rng.randint(0, min(12, limit) if rng.random() < 0.5 else limit)
+    """0 to `limit`; mostly below 13, as most sums that people ask are small."""
+    return rng.randint(0, min(12, limit) if rng.random() < 0.8 else limit)
 
 
 @_drill
