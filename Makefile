@@ -36,12 +36,12 @@ lint: .venv/.dev
 
 .venv/.train: $(KEY) | $(BIN)/pip
 	@echo "Installing what baking needs into .venv; this happens once."
-	@$(INSTALL) '.[train]'
+	@$(INSTALL) '.[clean,train]'
 	@touch $@ .venv/.base
 
 .venv/.dev: $(KEY) | $(BIN)/pip
 	@echo "Installing what the tests need into .venv; this happens once."
-	@$(INSTALL) '.[train,dev]'
+	@$(INSTALL) '.[clean,ray,train,dev]'
 	@touch $@ .venv/.base .venv/.train
 
 $(BIN)/pip:

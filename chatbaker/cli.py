@@ -117,8 +117,26 @@ def _add_stage(stage: Stage) -> None:
     app.command(stage.name)(command)
 
 
-for _name in ("clean", "tokenizer", "pack", "pretrain"):
+for _name in ("tokenizer", "pack", "pretrain"):
     _add_stage(STAGES[_name])
+
+
+@app.command()
+def clean(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    runs: Runs = "runs",
+    explain: Annotated[
+        str | None, typer.Option(metavar="FILE:LINE", help="What each filter thinks of one document; no cleaning.")
+    ] = None,
+) -> None:
+    """Read the sources, drop what is not wanted, keep count."""
+    if explain is None:
+        return _stage("clean", recipe, overrides, runs)
+    from chatbaker.recipe import load
+    from chatbaker.stages import code
+
+    code(STAGES["clean"], "explain")(load(recipe, overrides or []), explain)
 
 
 @app.command()

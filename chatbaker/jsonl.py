@@ -1,12 +1,13 @@
 """JSON lines, plain or compressed, read as a stream that knows where it is, and written so that no half file stays.
 
-Memory holds one chunk and one line, whatever the file's size. A line ends at a line feed and at nothing else, so
-line numbers agree with every other tool.
+A file is a path, or the name of one on the hub (`hf://datasets/ORG/NAME/...`). Memory holds one chunk and one line,
+whatever the file's size. A line ends at a line feed and at nothing else, so line numbers agree with every other tool.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.rundir import atomic, disk_error
 
 CHUNK = 1 << 16  # compressed bytes read at a time
+SLICE = 1 << 10  # of them unpacked at a time: 32 MiB at the very most, where zstd found nothing but repetition
+BLOCK = 8 << 20  # bytes asked of the hub at a time, each with its own retries
+LARGEST = 256 << 20  # bytes of a line, or of another document, that are held in memory
+HUB = "hf://"
 
 OnBad = Callable[[ChatBakerError], None]
 OnBytes = Callable[[int], None]
@@ -29,35 +34,120 @@ def fail(error: ChatBakerError) -> None:
     raise error
 
 
-def read_bytes(path: Path, on_bytes: OnBytes | None = None) -> Iterator[bytes]:
+def hub() -> Any:
+    """The hub (HF_ENDPOINT or its default, with HF_TOKEN or the token of `hf auth login`) as a file system."""
+    from huggingface_hub import HfFileSystem
+
+    return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+def find_on_hub(pattern: str, where: str) -> list[str]:
+    """The files that a glob such as `datasets/ORG/NAME/*.parquet` names, sorted. Raises ChatBakerError at `where`."""
+    with hub_errors(where):
+        try:
+            found = hub().glob(pattern, detail=True)
+        except ValueError as error:  # nothing can have this name
+            raise FileNotFoundError(error) from None
+    return sorted(HUB + path for path, facts in found.items() if facts["type"] == "file")
+
+
+@contextmanager
+def hub_errors(where: str) -> Iterator[None]:
+    """What can go wrong on the hub, as a ChatBakerError."""
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        hint = "Check the name; for a private or gated one type: hf auth login (or set HF_TOKEN)"
+        raise ChatBakerError(f"not on the hub: {str(error).removesuffix('.')}", where, hint) from None
+    except (HTTPError, OSError) as error:
+        hint = "Check the network (or HF_ENDPOINT) and type the same command again"
+        raise ChatBakerError(f"cannot read from the hub: {error}", where, hint) from None
+
+
+def file_size(path: Path | str) -> int:
+    return int(hub().info(path)["size"]) if str(path).startswith(HUB) else Path(path).stat().st_size
+
+
+@contextmanager
+def open_file(path: Path | str) -> Iterator[IO[bytes]]:
+    """A file of this machine or of the hub, to read. Raises ChatBakerError where that fails, now or later."""
+    try:
+        if str(path).startswith(HUB):
+            with hub_errors(str(path)), hub().open(str(path), block_size=BLOCK) as raw:
+                yield raw
+        else:
+            with Path(path).open("rb") as raw:
+                yield raw
+    except FileNotFoundError:
+        raise ChatBakerError("no such file", str(path)) from None
+    except OSError as error:
+        raise disk_error(error, Path(path)) from error
+
+
+def read_bytes(path: Path | str, on_bytes: OnBytes | None = None) -> Iterator[bytes]:
     """The decompressed content of a plain, .gz or .zst file, in chunks of no fixed size.
 
     on_bytes is told how many bytes of the file itself were read. Raises ChatBakerError where the file is missing,
     not what its name says, damaged, or cut short.
     """
-    try:
-        with path.open("rb") as raw:
-            chunks = _read(raw, on_bytes)
-            if path.suffix == ".zst":
-                yield from _unzst(chunks, path)
-            elif path.suffix == ".gz":
-                yield from _ungzip(chunks, path)
-            else:
-                yield from chunks
-    except FileNotFoundError:
-        raise ChatBakerError("no such file", str(path)) from None
-    except OSError as error:
-        raise disk_error(error, path) from error
+    with open_file(path) as raw:
+        yield from unpack(read_chunks(raw, on_bytes), path)
 
 
-def _read(raw: IO[bytes], on_bytes: OnBytes | None) -> Iterator[bytes]:
+def read_chunks(raw: IO[bytes], on_bytes: OnBytes | None = None) -> Iterator[bytes]:
     while chunk := raw.read(CHUNK):
         if on_bytes is not None:
             on_bytes(len(chunk))
         yield chunk
 
 
-def _unzst(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def find(raw: IO[bytes], wanted: bytes, start: int) -> int:
+    """Where some bytes are next in a file, from `start` on; or its end."""
+    window, end = b"", raw.seek(start)
+    while chunk := raw.read(CHUNK):
+        window, end = window[-len(wanted) :] + chunk, end + len(chunk)
+        if wanted in window:
+            return end - len(window) + window.index(wanted)
+    return end
+
+
+def unpack(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
+    """Chunks of a file, decompressed as its name asks. Raises ChatBakerError where that fails."""
+    packed = {".zst": _unzst, ".gz": _ungzip}.get(Path(path).suffix.lower())
+    slices = (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE))
+    return packed(slices, path) if packed else chunks
+
+
+class Stream:
+    """Chunks of bytes as a file, for libraries that no exception may reach: an error ends it, and waits for `check`."""
+
+    def __init__(self, chunks: Iterator[bytes], place: int = 0) -> None:
+        self.chunks, self.place, self.rest = chunks, place, bytearray()
+        self.error: Exception | None = None
+
+    def read(self, count: int) -> bytes:
+        try:
+            while len(self.rest) < count:
+                self.rest += next(self.chunks)
+        except Exception as error:
+            self.error = self.error or error
+        data = bytes(self.rest[:count])
+        del self.rest[:count]
+        self.place += len(data)
+        return data
+
+    def tell(self) -> int:
+        return self.place
+
+    def check(self) -> None:
+        """Raise what ended the stream, if that was not the last chunk."""
+        if self.error is not None and not isinstance(self.error, StopIteration):
+            raise self.error
+
+
+def _unzst(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
     frame = None
     try:
         for chunk in chunks:
@@ -74,7 +164,7 @@ def _unzst(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
         raise ChatBakerError("the zstd data is cut short", str(path), "Copy or download the file again")
 
 
-def _ungzip(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _ungzip(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
     member = None
     try:
         for chunk in chunks:
@@ -92,7 +182,7 @@ def _ungzip(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
 
 
 def read_jsonl(
-    path: Path, on_bad: OnBad = fail, on_bytes: OnBytes | None = None
+    path: Path | str, on_bad: OnBad = fail, on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of each line that is not blank.
 
@@ -120,23 +210,43 @@ def read_jsonl(
                 on_bad(ChatBakerError("not a JSON object", f"{path}:{number}"))
 
 
-def _lines(path: Path, on_bad: OnBad, on_bytes: OnBytes | None) -> Iterator[tuple[int, bytes]]:
-    number = 0
+def _lines(path: Path | str, on_bad: OnBad, on_bytes: OnBytes | None) -> Iterator[tuple[int, bytes]]:
+    number = size = 0
     begun: list[bytes] = []
     try:
         for chunk in read_bytes(path, on_bytes):
             *complete, rest = chunk.split(b"\n")
             for end in complete:
                 number += 1
-                yield number, b"".join((*begun, end))
+                if size + len(end) <= LARGEST:
+                    yield number, b"".join((*begun, end))
+                else:
+                    on_bad(too_large(f"{path}:{number}"))
+                size = 0
                 begun.clear()
-            if rest:
+            size += len(rest)
+            if size > LARGEST:
+                begun.clear()
+            elif rest:
                 begun.append(rest)
     except ChatBakerError as error:
         on_bad(ChatBakerError(error.what, f"{path}:{number + 1}", error.hint))
         return
-    if begun:
+    if size > LARGEST:
+        on_bad(too_large(f"{path}:{number + 1}"))
+    elif begun:
         yield number + 1, b"".join(begun)
+
+
+def too_large(where: str) -> ChatBakerError:
+    return ChatBakerError(f"larger than {LARGEST >> 20} MiB, and skipped", where)
+
+
+def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
+    """The objects of all files in a folder, in the order of their names; none where there is no folder."""
+    for path in sorted(folder.glob("*.jsonl.zst")):
+        for _, record in read_jsonl(path):
+            yield record
 
 
 @contextmanager

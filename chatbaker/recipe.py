@@ -37,13 +37,69 @@ class Source(Section):
     """Who made the text or where it is from, for the model card."""
     limit: Positive | None = None
     """Documents to take at most; needed for `made:` sources, which do not end by themselves."""
+    column: str = "text"
+    """The key (JSON lines) or column (parquet) that holds a document's text."""
+
+
+class Filters(Section):
+    """Limits, each with the reason it drops a document for. Up to 1, shares; 0 or 1 switches a filter off."""
+
+    min_chars: int = 20
+    """Shorter documents are dropped (too_short)."""
+    judged_from: Positive = 200
+    """Characters from which shares are judged; below only length, language, spam and boilerplate are."""
+    boilerplate: Fraction = 0.6
+    """Most of the text that menus, notices, bylines and the like may take up (boilerplate)."""
+    own_language: Fraction = 0.1
+    """Least share of Hangul, or of Latin letters in what the identifier takes for English (wrong_language)."""
+    symbols: Fraction = 0.35
+    """Most of the text, white space apart, that neither letters, digits nor common marks may be (symbols)."""
+    digits: Fraction = 0.45
+    """Most of the text, white space apart, that digits may be (digits)."""
+    word_length: Rate = 15.0
+    """Most characters a word may have on average (word_length)."""
+    repeated_characters: Fraction = 0.35
+    """Most characters that may be the same as the one before (repeated_characters)."""
+    grammar: Annotated[float, Field(ge=0, le=2)] = 0.35
+    """Least share of Korean words with a particle or ending, plus that of Hangul in sentences that end (keywords)."""
+    function_words: Fraction = 0.05
+    """Least share of English words such as "the" and "of" (keywords)."""
+    repeated_lines: Fraction = 0.45
+    """Most of the text in lines that stood before (repeated_lines)."""
+    repeated_phrases: Fraction = 0.45
+    """Most of the text in runs of 32 characters that stand elsewhere too (repeated_phrases)."""
+    spam: Fraction = 0.05
+    """Most letters that words of advertising for gambling, sex and pills may take up (spam)."""
+
+
+class Slurm(Section):
+    """What clean.engine = "slurm" asks of the cluster, for each task."""
+
+    partition: str = "cpu"
+    qos: str = "normal"
+    time: str = "12:00:00"
+    memory_gb: Positive = 4
+    setup: str = ""
+    """A shell command that each job runs first, such as `source venv/bin/activate`."""
 
 
 class Clean(Section):
     sources: tuple[Source, ...] = ()
-    min_chars: int = 20
-    """Shorter documents are dropped."""
-    dedup: Literal["exact", "none"] = "exact"
+    filters: Filters = Filters()
+    personal: bool = True
+    """Mask e-mail addresses, phone, registration, card and account numbers."""
+    dedup: Literal["minhash", "exact", "none"] = "minhash"
+    """exact: drop documents seen before. minhash: near-duplicates too."""
+    similarity: Fraction = 0.6
+    """Share of common character n-grams (Jaccard) from which minhash calls two documents the same."""
+    paragraph_repeats: Annotated[int, Field(ge=0)] = 10
+    """A paragraph found in more documents than this stays only in the first; 0: paragraphs are left alone."""
+    decontaminate: tuple[str, ...] = ()
+    """Evaluation sets, as globs of folders or files below data_root: documents that hold an item are dropped."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Tasks at a time; 0: one for each core (local), no bound (ray, slurm)."""
+    slurm: Slurm = Slurm()
     validation: Fraction = 0.01
     """Share of each source's documents held out for validation, chosen by a hash of the text."""
     strict: bool = True

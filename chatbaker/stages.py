@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """name: verb, recipe section and run subfolder in one. code: "module:function". extra: what pip installs for it."""
+    """name: verb, recipe section and run subfolder in one. module: holds its `run`. extra: what pip installs for it."""
 
     name: str
-    code: str
+    module: str
     help: str
     after: tuple[str, ...]
     sections: tuple[str, ...]
     extra: str
     trains: bool = False
+    free: tuple[str, ...] = ()
+    """Knobs that say where the work is done, not what comes out."""
 
 
 STAGES = {
@@ -39,15 +41,16 @@ STAGES = {
     for stage in (
         Stage(
             "clean",
-            "chatbaker.text.clean:run",
+            "chatbaker.text.clean",
             "Read the sources, drop what is not wanted, keep count.",
             after=(),
             sections=("clean",),
-            extra="train",
+            extra="clean",
+            free=("engine", "workers", "slurm"),
         ),
         Stage(
             "tokenizer",
-            "chatbaker.tokens.bpe:run",
+            "chatbaker.tokens.bpe",
             "Train the byte-level BPE tokenizer.",
             after=("clean",),
             sections=("tokenizer",),
@@ -55,7 +58,7 @@ STAGES = {
         ),
         Stage(
             "pack",
-            "chatbaker.tokens.pack:run",
+            "chatbaker.tokens.pack",
             "Tokenize the documents into memory-mapped shards.",
             after=("clean", "tokenizer"),
             sections=(),
@@ -63,7 +66,7 @@ STAGES = {
         ),
         Stage(
             "pretrain",
-            "chatbaker.train.pretrain:run",
+            "chatbaker.train.pretrain",
             "Train the base model; resumes by itself.",
             after=("pack",),
             sections=("model", "pretrain", "parallel"),
@@ -72,7 +75,7 @@ STAGES = {
         ),
         Stage(
             "sft",
-            "chatbaker.train.sft:run",
+            "chatbaker.train.sft",
             "Tune the base model on conversations; resumes by itself.",
             after=("pretrain",),
             sections=("model", "sft", "parallel"),
@@ -81,7 +84,7 @@ STAGES = {
         ),
         Stage(
             "export",
-            "chatbaker.export.stage:run",
+            "chatbaker.export.stage",
             "Write the Hugging Face folder, the GGUF files and the model card.",
             after=("sft",),
             sections=("export",),
@@ -96,7 +99,7 @@ ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc
 
 def sections(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     """The recipe sections that decide a stage's result, as plain data."""
-    return {name: getattr(recipe, name).model_dump(mode="json") for name in stage.sections}
+    return {name: getattr(recipe, name).model_dump(mode="json", exclude=set(stage.free)) for name in stage.sections}
 
 
 def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
@@ -109,7 +112,7 @@ def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
         for source in getattr(getattr(recipe, section), "sources", ()):
             if source.path.startswith("made:"):
                 paths.update(Path(__file__).parent.glob("made/*.*"))
-            else:
+            elif not source.path.startswith("hub:"):
                 paths.update(find_files(Path(recipe.data_root), source.path))
     return digest([stage.name, sections(stage, recipe), recipe.seed, fingerprint(paths), before, __version__])
 
@@ -122,22 +125,27 @@ def fresh(stage: Stage, recipe: Recipe, run: RunDir) -> bool:
     return all((run.stamp(name) or {}).get("ended", 0) <= stamp["started"] for name in stage.after)
 
 
+def code(stage: Stage, function: str = "run") -> Any:
+    """A function of a stage's module, which is imported now. Raises ChatBakerError where its extra is not installed."""
+    module = stage.module
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("chatbaker"):
+            raise
+        raise missing_extra(error.name or module, stage.extra) from None
+
+
 def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
     """Run one stage in this process. A stage that fails leaves the run's recipe, stamps and results as they were."""
     from chatbaker.recipe import dump
     from chatbaker.rundir import atomic
 
-    module, function = stage.code.split(":")
-    try:
-        code = getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("chatbaker"):
-            raise
-        raise missing_extra(error.name or module, stage.extra) from None
+    stage_run = code(stage)
     with run.lock():
         depends = key(stage, recipe, run)
         started = time.time()
-        code(recipe, run, **options)
+        stage_run(recipe, run, **options)
         run.write_stamp(
             stage.name, started, key=depends, version=__version__, sections=sections(stage, recipe), seed=recipe.seed
         )

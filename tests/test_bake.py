@@ -58,7 +58,7 @@ def test_a_change_makes_its_stage_and_the_later_ones_stale(baked, small_recipe):
     changed = parse(data, "x")
     stale = [name for name in STAGES if not fresh(STAGES[name], changed, run)]
     assert stale == ["sft"]  # export is found stale once sft has run again: its key holds sft's
-    data["clean"]["min_chars"] = 5
+    data["clean"]["validation"] = 0.5
     assert not fresh(STAGES["clean"], parse(data, "x"), run)
 
 

@@ -13,6 +13,7 @@ from chatbaker.cli import app
 from chatbaker.recipe import (
     Clean,
     Export,
+    Filters,
     Model,
     Parallel,
     Pretrain,
@@ -21,6 +22,7 @@ from chatbaker.recipe import (
     Section,
     Sft,
     SftSource,
+    Slurm,
     Source,
     Tokenizer,
     load,
@@ -95,7 +97,7 @@ def test_the_chat_page_has_the_commands_and_defaults():
     ("page", "sections"),
     [
         ("recipe", [Recipe, Model, Parallel]),
-        ("clean", [Clean, Source]),
+        ("clean", [Clean, Source, Filters, Slurm]),
         ("tokenizer", [Tokenizer]),
         ("pretrain", [Pretrain]),
         ("sft", [Sft, SftSource]),
@@ -112,6 +114,8 @@ def test_a_page_has_every_knob_of_its_section_with_its_default(page, sections):
             default = field.get_default()
             if section is Recipe and isinstance(default, Section):
                 assert f"[{key}]" in text, key
+            elif isinstance(default, Section):
+                assert f"[{page}.{key}]" in text, key
             elif section is Sft and key in Schedule.model_fields and default == Schedule.model_fields[key].default:
                 assert f"`{key}`" in text, key  # told on the page of pretrain
             elif field.is_required():

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from chatbaker import recipe as recipes
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_jsonl
+from chatbaker.jsonl import read_shards
 from chatbaker.log import Progress, duration, progress, say
 from chatbaker.rundir import RunDir, new_folder, read_json, write_json
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, SPECIAL_TOKENS
@@ -93,7 +94,7 @@ def sample(
     done = 0
     for entry in ledger:
         language = entry["language"]
-        for _, record in read_jsonl(documents / f"{entry['source']}.jsonl.zst"):
+        for record in read_shards(documents / entry["source"]):
             seen[language] += 1
             if int(seen[language] * shares[language]) == int((seen[language] - 1) * shares[language]):
                 continue
@@ -171,9 +172,7 @@ def measure(tokenizer: Tokenizer, validation: Path, ledger: list[dict[str, Any]]
     languages: dict[str, list[int]] = {}
     for entry in ledger:
         counts = [0, 0, 0, 0]
-        for number, record in read_jsonl(validation / f"{entry['source']}.jsonl.zst"):
-            if number > FERTILITY_DOCS:
-                break
+        for record in islice(read_shards(validation / entry["source"]), FERTILITY_DOCS):
             text = record["text"]
             tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
             values = (len(text.encode()), len(text), len(text.split()), tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_jsonl
+from chatbaker.jsonl import read_shards
 from chatbaker.log import progress, say
 from chatbaker.recipe import Recipe
 from chatbaker.rundir import RunDir, new_folder, read_json
@@ -21,8 +21,8 @@ BATCH = 512
 """Documents tokenized at a time; bounds memory."""
 
 
-def _encoded(tokenizer: Tokenizer, path: Path) -> Iterator[tuple[list[int], int]]:
-    texts = (row["text"] for _, row in read_jsonl(path))
+def _encoded(tokenizer: Tokenizer, folder: Path) -> Iterator[tuple[list[int], int]]:
+    texts = (row["text"] for row in read_shards(folder))
     while batch := list(islice(texts, BATCH)):
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         for text, encoding in zip(batch, encodings, strict=True):
@@ -48,9 +48,9 @@ def run(recipe: Recipe, run: RunDir) -> None:
         shards = []
         for split, subfolder in (("train", "documents"), ("validation", "validation")):
             for source in recipe.clean.sources:
-                path = run.path("clean", subfolder, f"{source.name}.jsonl.zst")
-                if path.exists():
-                    encoded = counted(_encoded(tokenizer, path))
+                documents = run.path("clean", subfolder, source.name)
+                if documents.exists():
+                    encoded = counted(_encoded(tokenizer, documents))
                     shards.append(write_shard(folder, source.name, source.language, split, encoded, end_of_text))
         index = Index(folder, tokenizer.get_vocab_size(), end_of_text, tuple(shards))
         training = [shard.tokens for shard in shards if shard.split == "train"]

@@ -147,7 +147,7 @@ def run_folder(root: Path) -> RunDir:
     for source, texts in TRAIN.items():
         ledger.append(entry(source, source[:2], len(texts), sum(len(text.encode()) for text in texts)))
         for folder, content in (("documents", texts), ("validation", HELD_OUT[source])):
-            with write_jsonl(run.path("clean", folder, f"{source}.jsonl.zst")) as write:
+            with write_jsonl(run.path("clean", folder, source, "00000.jsonl.zst")) as write:
                 for text in content:
                     write({"text": text, "source": source, "lang": source[:2], "licence": "CC0"})
     write_json(run.path("clean", "ledger.json"), ledger)
@@ -163,7 +163,7 @@ def test_the_sample_is_spread_over_the_documents_and_long_ones_are_cut(tmp_path:
     ledger = read_json(run.path("clean", "ledger.json"))
     sampled = list(bpe.sample(run.path("clean", "documents"), ledger, {"ko": 0.25, "en": 0.0}, None))
     assert sampled == TRAIN["ko-a"][3::4]
-    with write_jsonl(run.path("clean", "documents", "ko-a.jsonl.zst")) as write:
+    with write_jsonl(run.path("clean", "documents", "ko-a", "00000.jsonl.zst")) as write:
         write({"text": "가" * (2 * bpe.PIECE + 5)})
     pieces = list(bpe.sample(run.path("clean", "documents"), ledger[:1], {"ko": 1.0}, None))
     assert [len(piece) for piece in pieces] == [bpe.PIECE, bpe.PIECE, 5]
@@ -205,9 +205,9 @@ def test_damaged_input_and_failed_training_leave_the_earlier_tokenizer(tmp_path:
     before = run.path("tokenizer", "tokenizer.json").read_bytes()
     with pytest.raises(ChatBakerError, match=r"vocab_size"):
         bpe.run(make(vocab_size=60_000), run)
-    documents = run.path("clean", "documents", "ko-a.jsonl.zst")
+    documents = run.path("clean", "documents", "ko-a", "00000.jsonl.zst")
     documents.write_bytes(documents.read_bytes()[:-20])
-    with pytest.raises(ChatBakerError, match=r"ko-a\.jsonl\.zst.*cut short"):
+    with pytest.raises(ChatBakerError, match=r"ko-a.00000\.jsonl\.zst.*cut short"):
         bpe.run(make(), run)
     assert run.path("tokenizer", "tokenizer.json").read_bytes() == before
 
