@@ -143,7 +143,7 @@ class RunDir:
             except OSError as error:
                 raise disk_error(error, self.root) from error
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not for children, who may outlive this process
             except OSError:
                 raise ChatBakerError(
                     "another chatbaker process is at work in this run", str(self.root), "Wait for it, or use name=OTHER"

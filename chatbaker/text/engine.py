@@ -7,9 +7,11 @@ same phase runs again. What is ours is the bar, the one-line error, and the orde
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +66,15 @@ class Task:
             write_json(self.folder / "failed" / f"{rank:05d}.json", [error.what, error.where, error.hint])
             raise
         note.write_text(str(done), encoding="utf-8")
+
+
+def _die_with_parent() -> None:
+    """Linux: the process that datatrove forks to share a queue would outlive a killed parent, and its workers too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+os.register_at_fork(after_in_child=_die_with_parent)
 
 
 class _Local(LocalPipelineExecutor):

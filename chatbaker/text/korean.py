@@ -87,7 +87,7 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
         if not binary and codec.startswith(("cp", "euc", "koi8", "mac", "gb", "big5", "shift")):
             return data.decode(codec), codec
     if not western:
-        raise ChatBakerError(f"unreadable encoding (declared {declared!r})", hint="Save the file as UTF-8")
+        raise ChatBakerError("unreadable encoding", hint="Save the file as UTF-8")
     codec = "cp1252" if re.search(rb"[\x80-\x9f]", data) else "iso8859-1"
     return data.decode(codec, "replace"), codec
 

@@ -213,8 +213,13 @@ def test_a_refused_run_leaves_stamp_and_recipe_as_they_were(small_recipe, small_
 
 
 def test_two_at_once_in_one_run_are_refused(small_recipe, small_run):
-    with small_run.lock(), pytest.raises(ChatBakerError, match="another chatbaker process"):
-        pretrain(small_recipe, small_run)
+    code = "import sys, pathlib; from chatbaker.rundir import RunDir\n"
+    code += "with RunDir(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(small_run.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ChatBakerError, match="another chatbaker process"):
+            pretrain(small_recipe, small_run)
 
 
 def test_an_evaluation_lost_to_a_kill_is_made_up_for(small_recipe, small_run):
