@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -24,6 +24,12 @@ Rate = Annotated[float, Field(gt=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+    free: ClassVar[set[str]] = set()
+    """Knobs that say where the work is done, not what comes out."""
+
+    def decisive(self) -> dict[str, Any]:
+        """The knobs that decide the result, as plain data."""
+        return self.model_dump(mode="json", exclude=self.free)
 
 
 class Source(Section):
@@ -84,6 +90,7 @@ class Slurm(Section):
 
 
 class Clean(Section):
+    free: ClassVar[set[str]] = {"engine", "workers", "slurm"}
     sources: tuple[Source, ...] = ()
     filters: Filters = Filters()
     personal: bool = True

@@ -32,8 +32,6 @@ class Stage:
     sections: tuple[str, ...]
     extra: str
     trains: bool = False
-    free: tuple[str, ...] = ()
-    """Knobs that say where the work is done, not what comes out."""
 
 
 STAGES = {
@@ -46,7 +44,6 @@ STAGES = {
             after=(),
             sections=("clean",),
             extra="clean",
-            free=("engine", "workers", "slurm"),
         ),
         Stage(
             "tokenizer",
@@ -99,7 +96,7 @@ ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc
 
 def sections(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     """The recipe sections that decide a stage's result, as plain data."""
-    return {name: getattr(recipe, name).model_dump(mode="json", exclude=set(stage.free)) for name in stage.sections}
+    return {name: getattr(recipe, name).decisive() for name in stage.sections}
 
 
 def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:

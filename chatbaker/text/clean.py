@@ -33,7 +33,7 @@ from chatbaker import recipe as recipes
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl, write_jsonl
 from chatbaker.log import say
-from chatbaker.rundir import RunDir, digest, disk_error, read_json, write_json
+from chatbaker.rundir import RunDir, digest, disk_error, find_files, fingerprint, read_json, write_json
 from chatbaker.text import engine, filters, korean, personal, sources
 from chatbaker.text.decontaminate import Index, read_items
 from chatbaker.text.dedup import Corpus, Signer
@@ -115,10 +115,12 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
     units = [unit for number in range(len(section.sources)) for unit in _units(section.sources[number], number, root)]
     total = sum(size for _, files in units for _, size in files)
     work = run.path("clean.work")
-    free = {"engine", "workers", "slurm"}
-    key = digest([section.model_dump(mode="json", exclude=free), recipe.seed, units, __version__])
+    local = [Path(file) for _, files in units for file, _ in files if Path(file).exists()]
+    local += [path for pattern in section.decontaminate for path in find_files(root, f"{pattern}/**")]
+    key = digest([section.decisive(), recipe.seed, units, fingerprint(local), __version__])
+    handed_over = (work / "write" / "completions").exists() and not (work / "result").exists()
     try:
-        if not (work / key).exists():
+        if handed_over or not (work / key).exists():
             shutil.rmtree(work, ignore_errors=True)
             (work / key).mkdir(parents=True)
         write_json(work / "units.json", units)
@@ -138,6 +140,7 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
         _finish(section, units, work)
         shutil.rmtree(run.path("clean"), ignore_errors=True)
         (work / "result").replace(run.path("clean"))
+        (work / key).rmdir()  # first, so that what is left of the rest is never taken for whole
         shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise disk_error(error, work) from error

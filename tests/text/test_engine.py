@@ -133,6 +133,25 @@ def test_a_kill_costs_nothing_finished(
     assert not run.path("clean.work").exists()
 
 
+@pytest.mark.parametrize("moment", ["rmdir", "rmtree"])
+def test_a_kill_after_the_result_is_in_place_loses_nothing(
+    data: Path, tmp_path: Path, undisturbed: dict[str, bytes], moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "t")
+
+    def die(path: Path, ignore_errors: bool = False) -> None:
+        if run.path("clean", "documents").exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, "rmdir") if moment == "rmdir" else (clean.shutil, "rmtree")), die)
+        with pytest.raises(KeyboardInterrupt):
+            clean.run(recipe(data), run)
+    assert content(run.path("clean")) == undisturbed
+    clean.run(recipe(data), run)
+    assert content(run.path("clean")) == undisturbed
+
+
 SBATCH = """#!/bin/sh
 # Stands in for Slurm: runs each task of the array at once, as a node would.
 for last; do :; done
