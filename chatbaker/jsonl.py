@@ -10,7 +10,8 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,10 @@ SLICE = 1 << 10  # of them unpacked at a time: 32 MiB at the very most, where zs
 BLOCK = 8 << 20  # bytes asked of the hub at a time, each with its own retries
 LARGEST = 256 << 20  # bytes of a line, or of another document, that are held in memory
 HUB = "hf://"
+PACKED: dict[str, tuple[str, Callable[[], Any], type[Exception]]] = {
+    ".zst": ("zstd", lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(), zstandard.ZstdError),
+    ".gz": ("gzip", lambda: zlib.decompressobj(wbits=31), zlib.error),
+}
 
 OnBad = Callable[[ChatBakerError], None]
 OnBytes = Callable[[int], None]
@@ -115,9 +120,22 @@ def find(raw: IO[bytes], wanted: bytes, start: int) -> int:
 
 def unpack(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
     """Chunks of a file, decompressed as its name asks. Raises ChatBakerError where that fails."""
-    packed = {".zst": _unzst, ".gz": _ungzip}.get(Path(path).suffix.lower())
-    slices = (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE))
-    return packed(slices, path) if packed else chunks
+    packed = PACKED.get(Path(path).suffix.lower())
+    if packed is None:
+        yield from chunks
+        return
+    name, new_part, damage = packed
+    part = None  # a frame (zstd) or member (gzip) of the file
+    try:
+        for rest in (chunk[start : start + SLICE] for chunk in chunks for start in range(0, len(chunk), SLICE)):
+            while rest:
+                part = part or new_part()
+                yield part.decompress(rest)
+                rest, part = (part.unused_data, None) if part.eof else (b"", part)
+    except damage as error:
+        raise ChatBakerError(f"damaged, or not {name}: {error}", str(path)) from None
+    if part is not None:
+        raise ChatBakerError(f"the {name} data is cut short", str(path), "Copy or download the file again")
 
 
 class Stream:
@@ -145,40 +163,6 @@ class Stream:
         """Raise what ended the stream, if that was not the last chunk."""
         if self.error is not None and not isinstance(self.error, StopIteration):
             raise self.error
-
-
-def _unzst(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
-    frame = None
-    try:
-        for chunk in chunks:
-            while chunk:
-                if frame is None:
-                    frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                yield frame.decompress(chunk)
-                chunk = b""
-                if frame.eof:
-                    chunk, frame = frame.unused_data, None
-    except zstandard.ZstdError as error:
-        raise ChatBakerError(f"damaged, or not zstd: {error}", str(path)) from None
-    if frame is not None:
-        raise ChatBakerError("the zstd data is cut short", str(path), "Copy or download the file again")
-
-
-def _ungzip(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
-    member = None
-    try:
-        for chunk in chunks:
-            while chunk:
-                if member is None:
-                    member = zlib.decompressobj(wbits=31)
-                yield member.decompress(chunk)
-                chunk = b""
-                if member.eof:
-                    chunk, member = member.unused_data, None
-    except zlib.error as error:
-        raise ChatBakerError(f"damaged, or not gzip: {error}", str(path)) from None
-    if member is not None:
-        raise ChatBakerError("the gzip data is cut short", str(path), "Copy or download the file again")
 
 
 def read_jsonl(
@@ -211,31 +195,25 @@ def read_jsonl(
 
 
 def _lines(path: Path | str, on_bad: OnBad, on_bytes: OnBytes | None) -> Iterator[tuple[int, bytes]]:
-    number = size = 0
+    number, size = 1, 0
     begun: list[bytes] = []
     try:
-        for chunk in read_bytes(path, on_bytes):
+        for chunk in chain(read_bytes(path, on_bytes), [b"\n"]):  # which ends a last line that nothing else ends
             *complete, rest = chunk.split(b"\n")
             for end in complete:
-                number += 1
                 if size + len(end) <= LARGEST:
                     yield number, b"".join((*begun, end))
                 else:
                     on_bad(too_large(f"{path}:{number}"))
-                size = 0
+                number, size = number + 1, 0
                 begun.clear()
             size += len(rest)
             if size > LARGEST:
                 begun.clear()
-            elif rest:
+            else:
                 begun.append(rest)
     except ChatBakerError as error:
-        on_bad(ChatBakerError(error.what, f"{path}:{number + 1}", error.hint))
-        return
-    if size > LARGEST:
-        on_bad(too_large(f"{path}:{number + 1}"))
-    elif begun:
-        yield number + 1, b"".join(begun)
+        on_bad(ChatBakerError(error.what, f"{path}:{number}", error.hint))
 
 
 def too_large(where: str) -> ChatBakerError:
@@ -250,20 +228,11 @@ def read_shards(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def write_jsonl(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+def write_jsonl(path: Path) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """A function that writes one object as a line; the file appears when the block ends well. .zst compresses."""
-    with atomic(path, "wb") as raw:
-        if path.suffix == ".zst":
-            with zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as packed:
-                yield _writer(packed)
-        else:
-            yield _writer(raw)
-
-
-def _writer(file: Any) -> Callable[[dict[str, Any]], None]:
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-    def write(record: dict[str, Any]) -> None:
-        file.write(encode(record).encode() + b"\n")
-
-    return write
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(atomic(path, "wb"))
+        if path.suffix == ".zst":
+            file = stack.enter_context(zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False))
+        yield lambda record: file.write(encode(record).encode() + b"\n")

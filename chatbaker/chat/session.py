@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,11 +80,10 @@ class Session:
         if not self.messages:
             raise ChatBakerError("nothing to save yet")
         try:
-            taken = path.exists() and path.resolve() not in self._files
+            if path.exists() and path.resolve() not in self._files:
+                raise ChatBakerError("there is a file of this name already", str(path), "Choose another name")
         except OSError as error:
             raise disk_error(error, path) from None
-        if taken:
-            raise ChatBakerError("there is a file of this name already", str(path), "Choose another name")
         head = [{"role": "system", "content": self.system}] if self.system else []
         with atomic(path) as file:
             file.write(json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n")
@@ -94,8 +92,7 @@ class Session:
     def load(self, path: Path) -> None:
         """Go on with a saved conversation. Raises ChatBakerError; the present one is then untouched."""
         try:
-            first = path.read_text(encoding="utf-8").partition("\n")[0]
-            raw = json.loads(first)
+            raw = json.loads(path.read_text(encoding="utf-8").partition("\n")[0])
         except OSError as error:
             raise disk_error(error, path) from None
         except ValueError:
@@ -107,9 +104,3 @@ class Session:
         self.reset()
         self.messages, self.system = messages, system
         self._files.add(path.resolve())
-
-
-def history_file() -> Path:
-    """Where questions typed at the prompt are kept between sessions."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "chatbaker" / "history"

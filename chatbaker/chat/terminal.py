@@ -12,22 +12,24 @@ A QUESTION on the command line is answered, and that is all. Notices and --debug
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatbaker.chat.session import Session, history_file
+from chatbaker.chat.session import Session
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Chunk, Sampling, open_engine
 from chatbaker.log import say
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
 
 CANDIDATES = 5
 """Candidate tokens per step that --debug reports."""
@@ -97,12 +99,9 @@ class Terminal:
             try:
                 if not self.take(line.decode("utf-8-sig" if number == 1 else "utf-8")):
                     break
-            except UnicodeDecodeError:
-                status = 1
-                say(f"standard input, line {number}: not UTF-8 text")
-            except ChatBakerError as error:
-                status = 1
-                say(f"standard input, line {number}: {error}")
+            except (UnicodeDecodeError, ChatBakerError) as error:
+                status, problem = 1, "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+                say(f"standard input, line {number}: {problem}")
         return status
 
     def take(self, text: str) -> bool:
@@ -122,15 +121,12 @@ class Terminal:
         """Show an answer while it is written. False: Ctrl-C stopped it; what was written stays in the conversation."""
         dropped, steps, finished = self.session.dropped, [], True
         page = _Page(self.console) if self.console else None
+        show = page.add if page else partial(print, end="", flush=True)
         with closing(chunks):  # type: ignore[type-var]
             try:
                 for chunk in chunks:
-                    if self.debug:
-                        steps.append({"token": chunk.token, "candidates": chunk.candidates})
-                    if page:
-                        page.add(chunk.text)
-                    else:
-                        print(chunk.text, end="", flush=True)
+                    steps.append({"token": chunk.token, "candidates": chunk.candidates})
+                    show(chunk.text)
             except KeyboardInterrupt:
                 if not page:  # nobody is there to ask on
                     raise
@@ -142,8 +138,7 @@ class Terminal:
             print(flush=True)
         if not finished:
             self.tell("(stopped)")
-        if self.session.dropped > dropped:
-            count = self.session.dropped - dropped
+        if (count := self.session.dropped - dropped) > 0:
             self.tell(f"(the conversation has outgrown the model's context: its {count} oldest messages were dropped)")
         if self.debug:
             say(json.dumps({"steps": steps} | self.figures(), ensure_ascii=False))
@@ -152,10 +147,11 @@ class Terminal:
     def figures(self) -> dict[str, Any]:
         """Usage and speed of the last answer."""
         usage = self.session.usage
-        speed = {"prompt_tokens_per_second": usage.prompt_speed, "decode_tokens_per_second": usage.decode_speed}
-        counts = {name: value for name, value in asdict(usage).items() if not name.endswith("_seconds")}
-        seconds = {name: round(value, 4) for name, value in asdict(usage).items() if name.endswith("_seconds")}
-        return {"usage": counts, "speed": {name: round(value, 1) for name, value in speed.items()} | seconds}
+        speeds = {"prompt": usage.prompt_speed, "decode": usage.decode_speed}
+        speed = {f"{part}_tokens_per_second": round(value, 1) for part, value in speeds.items()}
+        counts = asdict(usage)
+        seconds = {f"{part}_seconds": round(counts.pop(f"{part}_seconds"), 4) for part in speeds}
+        return {"usage": counts, "speed": speed | seconds}
 
     def tell(self, text: str) -> None:
         """A notice to the person, beside the conversation."""
@@ -169,19 +165,11 @@ class Terminal:
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import FileHistory, InMemoryHistory
         from prompt_toolkit.key_binding import KeyBindings
-        from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
         keys = KeyBindings()
-
-        @keys.add("enter")
-        def _(event: KeyPressEvent) -> None:
-            event.current_buffer.validate_and_handle()
-
-        @keys.add("escape", "enter")
-        def _(event: KeyPressEvent) -> None:
-            event.current_buffer.insert_text("\n")
-
-        path = history_file()
+        keys.add("enter")(lambda event: event.current_buffer.validate_and_handle())
+        keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
+        path = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "chatbaker", "history")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -211,8 +199,6 @@ class Terminal:
         self.tell("a new conversation")
 
     def retry(self, _: str) -> None:
-        if not self.session.messages:
-            raise ChatBakerError("nothing has been said yet")
         self.answer(self.session.retry(self.debug))
 
     def undo(self, _: str) -> None:
@@ -224,15 +210,11 @@ class Terminal:
         self.tell(f"system: {self.session.system or 'none'}")
 
     def save(self, name: str) -> None:
-        if not name:
-            raise ChatBakerError("no file name", hint="Type: /save FILE")
-        self.session.save(_path(name))
+        self.session.save(_path(name, "save"))
         self.tell(f"saved {name}")
 
     def load(self, name: str) -> None:
-        if not name:
-            raise ChatBakerError("no file name", hint="Type: /load FILE")
-        self.session.load(_path(name))
+        self.session.load(_path(name, "load"))
         self.tell(f"loaded {len(self.session.messages) // 2} questions and answers")
 
     def set(self, text: str) -> None:
@@ -262,7 +244,9 @@ COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], bool | None]]] = {
 }
 
 
-def _path(name: str) -> Path:
+def _path(name: str, command: str) -> Path:
+    if not name:
+        raise ChatBakerError("no file name", hint=f"Type: /{command} FILE")
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -274,49 +258,34 @@ class _Page:
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
+        from rich.markdown import Markdown
 
-        self.console = console
-        self.text = ""
-        self.drawn = 0.0
+        self.console, self.markdown = console, Markdown
+        self.text, self.drawn = "", 0.0
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.live.start()
 
     def add(self, text: str) -> None:
+        from rich.segment import SegmentLines
+
         self.text += text
         now = time.monotonic()
         if text and now - self.drawn >= REDRAW_SECONDS:
             self.drawn = now
             done = finished_blocks(self.text)
-            if done:
-                self._print(self.text[:done])
-                self.text = self.text[done:]
-            self.live.update(_Tail(self.text), refresh=True)
+            self._print(self.text[:done])
+            self.text = self.text[done:]
+            # As many of the last lines as the window shows: a live area taller than it cannot be redrawn.
+            lines = self.console.render_lines(self.markdown(self.text), pad=False)
+            self.live.update(SegmentLines(lines[-max(self.console.height - 2, 1) :], new_lines=True), refresh=True)
 
     def close(self) -> None:
         self.live.stop()
         self._print(self.text)
 
     def _print(self, text: str) -> None:
-        from rich.markdown import Markdown
-
         if text.strip():
-            self.console.print(Markdown(text))
-
-
-class _Tail:
-    """The last lines of a Markdown block, as many as the window shows: a live area taller than it cannot be redrawn."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.markdown import Markdown
-        from rich.segment import Segment
-
-        lines = console.render_lines(Markdown(self.text), options, pad=False)
-        for line in lines[-max(console.size.height - 2, 1) :]:
-            yield from line
-            yield Segment.line()
+            self.console.print(self.markdown(text))
 
 
 def finished_blocks(text: str) -> int:

@@ -23,7 +23,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from gguf.gguf_writer import WriterState
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.export.tensors import Array, Tensors, to_bf16, to_f32
+from chatbaker.export.hf import chat_template
+from chatbaker.export.tensors import Array, Entry, entries, to_bf16, to_f32
 from chatbaker.log import progress
 from chatbaker.model.config import LlamaConfig, read_config
 from chatbaker.rundir import atomic, read_json
@@ -31,12 +32,6 @@ from chatbaker.tokens import dialog
 from chatbaker.tokens.bpe import QWEN2
 
 GgufType = Literal["f32", "bf16", "q8_0", "q4_0"]
-TYPES = {
-    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-    "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
-}
 ROWS = 2048
 """Rows converted at a time."""
 
@@ -59,7 +54,7 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
     the folder's name. Raises ChatBakerError for a folder that is not a whole, plain LLaMA with a byte-level BPE.
     """
     config = read_config(folder)
-    tensors = Tensors(folder)
+    tensors = entries(folder)
     plan = list(_plan(config))
     _check(plan, tensors, config, folder)
     head = plan[0].name if config.tied else "output.weight"
@@ -69,8 +64,19 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
     writer.add_type("model")
     writer.add_name(title or folder.resolve().name)
     writer.add_license(licence)
-    _add_shape(writer, config)
-    writer.add_file_type(TYPES[dtype][1])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.seq_len)
+    writer.add_embedding_length(config.dim)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.ffn_dim)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_file_type(LlamaFileType[("ALL_" if dtype == "f32" else "MOSTLY_") + dtype.upper()])
     writer.add_quantization_version(2)
     _add_tokenizer(writer, folder, config.vocab_size)
     for item in plan:
@@ -87,10 +93,8 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
         writer.write_padding(file, file.tell())
         done = 0
         for item in plan:
-            nbytes = 0
-            for piece in _pieces(item, tensors, types[item.name]):
-                nbytes += file.write(piece.data)
-            writer.write_padding(file, nbytes)
+            pieces = _pieces(item, tensors[item.source], types[item.name])
+            writer.write_padding(file, sum(file.write(piece.data) for piece in pieces))
             done += math.prod(item.shape)
             bar.update(done)
     return out
@@ -117,7 +121,7 @@ def _plan(config: LlamaConfig) -> Iterator[Planned]:
         yield Planned("lm_head.weight", "output.weight", (vocab, dim))
 
 
-def _check(plan: list[Planned], tensors: Tensors, config: LlamaConfig, folder: Path) -> None:
+def _check(plan: list[Planned], tensors: dict[str, Entry], config: LlamaConfig, folder: Path) -> None:
     """The folder holds what config.json promises, and nothing that the GGUF file would leave out."""
     for item in plan:
         if item.source not in tensors:
@@ -135,38 +139,20 @@ def _check(plan: list[Planned], tensors: Tensors, config: LlamaConfig, folder: P
 def _type(item: Planned, dtype: GgufType, head: str) -> GGMLQuantizationType:
     if len(item.shape) == 1:
         return GGMLQuantizationType.F32
-    kind = GGMLQuantizationType.Q8_0 if dtype == "q4_0" and item.name == head else TYPES[dtype][0]
+    kind = GGMLQuantizationType["Q8_0" if dtype == "q4_0" and item.name == head else dtype.upper()]
     return GGMLQuantizationType.BF16 if item.shape[-1] % GGML_QUANT_SIZES[kind][0] else kind
 
 
-def _pieces(item: Planned, tensors: Tensors, kind: GGMLQuantizationType) -> Iterator[Array]:
+def _pieces(item: Planned, entry: Entry, kind: GGMLQuantizationType) -> Iterator[Array]:
     """The converted tensor, some rows at a time."""
-    raw, stored = tensors.raw(item.source), tensors[item.source].dtype
+    raw = entry.raw()
     order = np.arange(len(raw))
     if item.heads:  # row (head, half, i) becomes row (head, i, half)
         order = order.reshape(item.heads, 2, -1).swapaxes(1, 2).ravel()
     for start in range(0, len(raw), ROWS):
-        rows = raw[order[start : start + ROWS]]
-        if kind == GGMLQuantizationType.BF16:
-            piece = to_bf16(rows, stored)
-        else:
-            piece = quants.quantize(to_f32(rows, stored), kind)
+        rows, bf16 = raw[order[start : start + ROWS]], kind == GGMLQuantizationType.BF16
+        piece = to_bf16(rows, entry.dtype) if bf16 else quants.quantize(to_f32(rows, entry.dtype), kind)
         yield np.ascontiguousarray(piece)
-
-
-def _add_shape(writer: GGUFWriter, config: LlamaConfig) -> None:
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.seq_len)
-    writer.add_embedding_length(config.dim)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.ffn_dim)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
 
 
 def pre_tokenizer(tokenizer: dict[str, Any], where: str) -> str:
@@ -214,18 +200,15 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, rows: int) -> None:
     writer.add_token_types(types)
     writer.add_token_merges(merges)
     writer.add_add_bos_token(bool(config.get("add_bos_token")))
-    for role, add in (
-        ("bos", writer.add_bos_token_id),
-        ("eos", writer.add_eos_token_id),
-        ("pad", writer.add_pad_token_id),
-    ):
+    adders = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id}
+    for role, add in adders.items():
         token = config.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None:
             if token not in ids:
                 raise ChatBakerError(f"{role}_token {token!r} is not in the vocabulary", str(path))
             add(ids[token])
-    jinja = _jinja(folder, config)
+    jinja = chat_template(folder)
     try:
         template = dialog.detect(jinja, ids)
     except ChatBakerError:  # a foreign format: its own template goes along, which token ends a turn is not known
@@ -234,10 +217,3 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, rows: int) -> None:
         return
     writer.add_chat_template(jinja or template.jinja)
     writer.add_eot_token_id(ids[template.stop[0]])
-
-
-def _jinja(folder: Path, config: dict[str, Any]) -> str | None:
-    """The chat template that ships with the folder: in tokenizer_config.json, or the file newer transformers write."""
-    path = folder / "chat_template.jinja"
-    text = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-    return text if isinstance(text, str) else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
 from pathlib import Path
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.export.tensors import INDEX, Tensors, shards, write_bf16
+from chatbaker.export.tensors import INDEX, count, entries, shards, write_bf16
 from chatbaker.log import progress
 from chatbaker.rundir import disk_error, read_json, write_json
 
@@ -19,21 +18,14 @@ def write_hf(model: Path, out: Path) -> Path:
 
     Raises ChatBakerError where a file is missing or cut short.
     """
-    tensors = Tensors(model)
+    names, total, done = shards(model), count(entries(model)), 0
     config = read_json(model / "config.json")
     out.mkdir(parents=True)
-    total = sum(math.prod(entry.shape) for entry in tensors.values())
-    done = 0
-
-    def tick(values: int) -> None:
-        nonlocal done
-        done += values
-        bar.update(done)
-
-    names = shards(model)
     with progress("hf: values", total) as bar:
         for name in names:
-            write_bf16(model / name, out / name, tick)
+            for values in write_bf16(model / name, out / name):
+                done += values
+                bar.update(done)
     if (model / INDEX).exists():
         index = read_json(model / INDEX)
         write_json(out / INDEX, index | {"metadata": {"total_size": 2 * total}})
@@ -46,6 +38,15 @@ def write_hf(model: Path, out: Path) -> Path:
             except OSError as error:
                 raise disk_error(error, out / path.name) from error
     return out
+
+
+def chat_template(folder: Path) -> str | None:
+    """The Jinja text that ships with a model, in either of the two places where it may be."""
+    if (file := folder / "chat_template.jinja").is_file():
+        return file.read_text(encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    text = read_json(file).get("chat_template") if file.is_file() else None
+    return text if isinstance(text, str) else None
 
 
 def push(folder: Path, repository: str, below: str = "") -> str:
@@ -65,9 +66,8 @@ def push(folder: Path, repository: str, below: str = "") -> str:
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         address = api.create_repo(repository, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, path_in_repo=below, commit_message=f"Upload {below or 'model'}"
-        )
+        message = f"Upload {below or 'model'}"
+        api.upload_folder(repo_id=repository, folder_path=folder, path_in_repo=below, commit_message=message)
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):

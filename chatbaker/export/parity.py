@@ -20,31 +20,15 @@ import torch
 import xllamacpp
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.export.hf import chat_template
 from chatbaker.model.weights import load_model
 from chatbaker.rundir import read_json
 from chatbaker.tokens import dialog
 from chatbaker.tokens.bpe import load_tokenizer
 
-LINES = (
-    "안녕하세요? 오늘은 날씨가 참 좋네요.",
-    "빵을 굽는 데 밀가루 250g, 물 160ml, 소금 5g이 필요합니다.",
-    "값싼 닭볶음탕을 읊조리며 먹었다ㅋㅋㅋ ㅠㅠ",
-    "The capital of Korea is Seoul, isn't it? We'll see; THEY'RE sure.",
-    "A naïve café sells 3.14 loaves for $2,026.50 (50% off!).",
-    "한글과 English를 섞어 쓰면 BPE가 어떻게 나눌까요?",
-    unicodedata.normalize("NFD", "맥에서 온 파일: 결과보고서 최종.hwp, résumé"),
-    "🍞🥐👩‍🍳❤️🇰🇷 이모지도 한 글자처럼 👍🏽",
-    "def bake(x: int) -> str:\n    return f\"{x:>4}\"\t# 주석\r\n\r\n",
-    "  앞뒤로   공백이\u3000여러   개  \n\n\n다음 문단  ",
-    "漢字 かな कखग العربية ½ ① Ⅳ ٣ — … 「인용」 “따옴표” ~^^",
-    "https://example.com/길?q=한글&n=1#끝 you@example.com 010-1234-5678",
-)  # fmt: skip
-CHATS: tuple[list[dialog.Message], ...] = (
-    [{"role": "user", "content": "안녕? 너는 누구야?"}],
-    [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hi. 무엇을 도와드릴까요?\n\n1. 빵"},
-     {"role": "user", "content": "(그냥) 이야기해요 🍞"}],
-    [{"role": "system", "content": "존댓말로 짧게 답하세요."}, {"role": "user", "content": "2 + 3 = ?"}],
-)  # fmt: skip
+_TEXTS = read_json(Path(__file__).with_name("probe.json"))
+LINES: list[str] = _TEXTS["lines"]
+CHATS: list[list[dialog.Message]] = _TEXTS["chats"]
 FLOOR = {"bf16": 0.9, "q8_0": 0.8, "q4_0": 0.3}
 """Below this share of equal top tokens the weights are laid out wrongly: even random ones, all near ties, give more."""
 
@@ -60,8 +44,7 @@ class Probe:
             raise ChatBakerError("no such file", str(path))
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel = context, 1
-        params.n_gpu_layers = 0
+        params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
         params.warmup, params.verbosity = False, -1
         try:
             self.server = xllamacpp.Server(params)
@@ -79,14 +62,11 @@ class Probe:
 
     def tokens(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; with `special`, special tokens written in it count as such."""
-        body = {"content": text, "add_special": False, "parse_special": special}
-        ids: list[int] = self._ask("/tokenize", body)["tokens"]
-        return ids
+        return list(self._ask("/tokenize", {"content": text, "add_special": False, "parse_special": special})["tokens"])
 
     def chat_tokens(self, messages: Sequence[dialog.Message]) -> list[int]:
         """Token ids of a conversation up to where the next answer begins, by the template inside the file."""
-        prompt: str = self._ask("/apply-template", {"messages": list(messages)})["prompt"]
-        return self.tokens(prompt, special=True)
+        return self.tokens(self._ask("/apply-template", {"messages": list(messages)})["prompt"], special=True)
 
     def top1(self, ids: Sequence[int]) -> list[int]:
         """The most likely next token after each position of `ids`, one entry each."""
@@ -109,22 +89,21 @@ def compare(folder: Path, gguf: Path, dtype: str) -> dict[str, Any]:
     `top1` is below FLOOR.
     """
     tokenizer = load_tokenizer(folder)
-    config = read_json(folder / "tokenizer_config.json")
-    template = dialog.detect(config.get("chat_template"), tokenizer.get_vocab())
-    texts = [(line, tokenizer.encode(line, add_special_tokens=False).ids) for line in LINES]
+    template = dialog.detect(chat_template(folder), tokenizer.get_vocab())
+    model, probe = load_model(folder).eval(), Probe(gguf)
+    texts = []
+    for line in LINES:
+        ids = tokenizer.encode(line, add_special_tokens=False).ids
+        texts.append((line, ids, probe.tokens(unicodedata.normalize("NFC", line))))
     for chat in CHATS:
         segments = template.segments(dialog.clean_messages(chat), generate=True)
-        texts.append((chat[-1]["content"], dialog.encode(tokenizer, segments)[0]))
-    model = load_model(folder).eval()
-    same = total = 0
-    probe = Probe(gguf)
-    theirs = [probe.tokens(unicodedata.normalize("NFC", line)) for line in LINES]
-    theirs += [probe.chat_tokens(chat) for chat in CHATS]
-    for (text, ids), other in zip(texts, theirs, strict=True):
+        texts.append((chat[-1]["content"], dialog.encode(tokenizer, segments)[0], probe.chat_tokens(chat)))
+    for text, ids, other in texts:
         if ids != other:
             what = f"llama.cpp reads {text!r} as tokens {other}, training as {ids}"
             raise ChatBakerError(what, str(gguf), "Export is refused: the tokenizer or its chat template differs")
-    for _, ids in texts:
+    same = total = 0
+    for _, ids, _ in texts:
         ids = ids[: model.config.seq_len - 1]
         with torch.inference_mode():
             expected = model.logits(model(torch.tensor([ids]), dtype=torch.float32))[0].argmax(-1).tolist()

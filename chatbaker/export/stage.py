@@ -7,7 +7,7 @@ parity.json    what the gate measured per GGUF file
 
 from __future__ import annotations
 
-from chatbaker.export.card import Published, write_card
+from chatbaker.export.card import write_card
 from chatbaker.export.gguf import write_gguf
 from chatbaker.export.hf import push as push_folder
 from chatbaker.export.hf import write_hf
@@ -38,7 +38,7 @@ def run(recipe: Recipe, run: RunDir, push: str | None = None) -> None:
             say(f"{path.name}: {record['texts']} texts with equal tokens, same top token at {record['top1']:.1%}")
             records.append(record)
         write_json(part / "parity.json", records)
-        write_card(recipe, run, Published(push or f"runs/{recipe.name}/export/hf", tuned, hf, records))
+        write_card(recipe, run, hf, push or f"runs/{recipe.name}/export/hf", tuned, records)
     say(f"exported to {run.path('export')}")
     if push:
         address = push_folder(run.path("export", "hf"), push)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,31 +32,22 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
+    def raw(self) -> Array:
+        """The tensor as it is stored, mapped from the file; uint16 halves where it is bf16."""
+        return np.memmap(self.path, DTYPES[self.dtype], "r", self.offset, self.shape)
 
-class Tensors(Mapping[str, Entry]):
+
+def entries(folder: Path) -> dict[str, Entry]:
     """The tensors of a model folder, by name; sharded folders too.
 
     Raises ChatBakerError where a file is missing, cut short or of an unknown kind.
     """
+    return {name: entry for file in shards(folder) for name, entry in _header(folder / file).items()}
 
-    def __init__(self, folder: Path) -> None:
-        self._entries: dict[str, Entry] = {}
-        for name in shards(folder):
-            self._entries.update(_header(folder / name))
 
-    def __getitem__(self, name: str) -> Entry:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def raw(self, name: str) -> Array:
-        """The tensor as it is stored, mapped from the file; uint16 halves where it is bf16."""
-        entry = self[name]
-        return np.memmap(entry.path, DTYPES[entry.dtype], "r", entry.offset, entry.shape)
+def count(found: Mapping[str, Entry]) -> int:
+    """How many numbers some tensors hold."""
+    return sum(math.prod(entry.shape) for entry in found.values())
 
 
 def shards(folder: Path) -> list[str]:
@@ -72,22 +63,21 @@ def shards(folder: Path) -> list[str]:
 def _header(path: Path) -> dict[str, Entry]:
     try:
         size = path.stat().st_size
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
             if not 8 < start <= size:
                 raise ValueError
             header = json.loads(file.read(start - 8))
-        entries = {}
+        header.pop("__metadata__", None)
+        found = {}
         for name, item in header.items():
-            if name == "__metadata__":
-                continue
             shape, (begin, end) = tuple(item["shape"]), item["data_offsets"]
             if item["dtype"] not in DTYPES:
                 raise ChatBakerError(f"{name} is stored as {item['dtype']}; known are {', '.join(DTYPES)}", str(path))
             if end - begin != math.prod(shape) * DTYPES[item["dtype"]].itemsize or start + end > size:
                 raise ValueError
-            entries[name] = Entry(path, item["dtype"], shape, start + begin)
-        return entries
+            found[name] = Entry(path, item["dtype"], shape, start + begin)
+        return found
     except FileNotFoundError:
         raise ChatBakerError("no such file", str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -112,19 +102,17 @@ def to_bf16(raw: Array, dtype: str) -> Array:
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
-def write_bf16(source: Path, out: Path, tick: Callable[[int], None]) -> None:
-    """Write the safetensors file `source` as bf16; `tick` hears the number of values of each finished tensor."""
-    entries = _header(source)
+def write_bf16(source: Path, out: Path) -> Iterator[int]:
+    """Write the safetensors file `source` as bf16; yields the number of values of each finished tensor."""
+    found, end = _header(source), 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, entry in entries.items():
+    for name, entry in found.items():
         begin, end = end, end + 2 * math.prod(entry.shape)
         header[name] = {"dtype": "BF16", "shape": entry.shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic(out, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for entry in entries.values():
-            raw = np.memmap(entry.path, DTYPES[entry.dtype], "r", entry.offset, entry.shape)
-            file.write(np.ascontiguousarray(to_bf16(raw, entry.dtype)).data)
-            tick(math.prod(entry.shape))
+        for entry in found.values():
+            file.write(np.ascontiguousarray(to_bf16(entry.raw(), entry.dtype)).data)
+            yield math.prod(entry.shape)

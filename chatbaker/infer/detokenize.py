@@ -9,23 +9,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from functools import cache
 
-
-@cache
-def _byte_of() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a visible character: itself where printable, else the next from U+0100."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in printable}
-    hidden = (byte for byte in range(256) if byte not in set(printable))
-    return table | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = sorted(set(range(256)) - set(_PRINTABLE))
+BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i, byte in enumerate(_HIDDEN)}
+"""Byte-level BPE writes each byte as a visible character: itself where printable, else the next from U+0100."""
 
 
 def byte_level(token: str) -> bytes:
     """The bytes of a byte-level vocabulary entry. An added token holding other characters stands for itself."""
-    table = _byte_of()
     try:
-        return bytes(table[character] for character in token)
+        return bytes(BYTES[character] for character in token)
     except KeyError:
         return token.encode()
 

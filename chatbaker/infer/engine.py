@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,9 +171,8 @@ def bundled_model() -> Path:
     for folder in (PACKAGE / "_models" / "chatbaker-mini", PACKAGE.parent / "models" / "chatbaker-mini"):
         if found := sorted(folder.glob("*.gguf")):
             return found[0]
-    raise ChatBakerError(
-        "the bundled model is missing", hint="Give one: chatbaker chat --model FOLDER, FILE.gguf or HUB/ID"
-    )
+    hint = "Give one: chatbaker chat --model FOLDER, FILE.gguf or HUB/ID"
+    raise ChatBakerError("the bundled model is missing", hint=hint)
 
 
 def open_engine(
@@ -219,20 +219,17 @@ def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
     if path.is_file():
         return path, None
     if not path.is_dir():
-        if path.suffix != ".gguf" and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-            path = from_hub(model)
-        else:
-            raise ChatBakerError(
-                "no such model", model, "Give a .gguf file, a model or run folder, or a hub id ORG/NAME"
-            )
+        if path.suffix == ".gguf" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+            hint = "Give a .gguf file, a model or run folder, or a hub id ORG/NAME"
+            raise ChatBakerError("no such model", model, hint)
+        path = from_hub(model)
     if (path / "recipe.toml").exists() or (path / "sft").exists():
-        folder = path / "sft" / "model"
-        run = RunDir(path)
+        run, folder = RunDir(path), path / "sft" / "model"
         stale = (run.stamp("export") or {}).get("started", 0) < (run.stamp("sft") or {}).get("ended", 0)
         files = [] if stale else sorted((path / "export" / "gguf").glob("*.gguf"))
-        exported = [file for file in files if quantize in file.name.lower()]
+        exported = next((file for file in files if quantize in file.name.lower()), None)
         if exported or folder.is_dir():
-            return (exported[0] if exported else None), (folder if folder.is_dir() else None)
+            return exported, (folder if folder.is_dir() else None)
         raise ChatBakerError("no chat model in this run yet", str(path), "Run first: chatbaker sft RECIPE")
     if (path / "config.json").exists():
         return None, path
@@ -250,10 +247,8 @@ def from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # the hub raises a score of kinds: HTTP, offline, gated, unknown, no space
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        hint = "Check the name and the network, or give a folder or a .gguf file"
-        raise ChatBakerError(
-            f"no such folder, and not to be had from the Hugging Face hub ({reason})", name, hint
-        ) from None
+        what = f"no such folder, and not to be had from the Hugging Face hub ({reason})"
+        raise ChatBakerError(what, name, "Check the name and the network, or give a folder or a .gguf file") from None
 
 
 def cuda_device(device: str, folder: Path) -> int | None:
@@ -264,12 +259,14 @@ def cuda_device(device: str, folder: Path) -> int | None:
     """
     if device in ("cpu", "mps"):
         return None
-    wanted = device != "auto"
-    free = _free_cuda_memory()
-    if not free:
-        if wanted and not _llamacpp_has_gpu():
+    free, wanted = _free_cuda_memory(), device != "auto"
+    if not free and wanted:
+        from chatbaker.infer.llamacpp import gpus
+
+        if not gpus():
             hint = "Type: pip install 'chatbaker[train]'" if find_spec("torch") is None else "Use --device cpu"
             raise ChatBakerError("no usable CUDA GPU", f"--device {device}", hint)
+    if not free:
         return None
     if device.startswith("cuda:"):
         number = int(device[5:])
@@ -287,25 +284,14 @@ def _free_cuda_memory() -> dict[int, int]:
 
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+        import torch
+    except (OSError, ImportError):
         return {}
-    if find_spec("torch") is None:
-        return {}
-    import torch
-
     free = {}
     for number in range(torch.cuda.device_count()):
-        try:
+        with suppress(RuntimeError, AssertionError):  # in exclusive use by another program, or broken
             free[number] = torch.cuda.mem_get_info(number)[0]
-        except (RuntimeError, AssertionError):  # in exclusive use by another program, or broken
-            continue
     return free
-
-
-def _llamacpp_has_gpu() -> bool:
-    from chatbaker.infer.llamacpp import gpus
-
-    return bool(gpus())
 
 
 def convert(folder: Path | None, quantize: Quantization) -> Path:

@@ -44,10 +44,8 @@ if sys.platform == "linux" and crowded(
 try:
     import xllamacpp
 except ImportError as error:  # the package, or the OpenMP runtime that its Linux wheels expect of the system
-    raise ChatBakerError(
-        f"llama.cpp cannot start ({error})",
-        hint="Type: pip install xllamacpp (and where libgomp.so.1 is missing: apt-get install libgomp1)",
-    ) from None
+    hint = "Type: pip install xllamacpp (and where libgomp.so.1 is missing: apt-get install libgomp1)"
+    raise ChatBakerError(f"llama.cpp cannot start ({error})", hint=hint) from None
 
 PREFILL_STEP = 128
 """Prompt tokens read at once: as fast as 512 on a CPU, and Ctrl-C need not wait for more."""
@@ -75,9 +73,8 @@ def choose_gpu(device: str, free: list[int], need: int) -> int | None:
         return best if best is not None and free[best] >= need else None
     number = int(device.partition(":")[2] or (best or 0))
     if number >= len(free):
-        raise ChatBakerError(
-            "no such GPU for llama.cpp", f"--device {device}", "Use --device cpu, or install a GPU build of xllamacpp"
-        )
+        hint = "Use --device cpu, or install a GPU build of xllamacpp"
+        raise ChatBakerError("no such GPU for llama.cpp", f"--device {device}", hint)
     return number
 
 
@@ -114,25 +111,19 @@ class LlamaCppEngine(LocalEngine):
                 continue
             server.handle_metrics()  # answered once its loop runs; closing it before that would wait for ever
             return server, "CPU" if number is None else found[number]["name"]
-        raise ChatBakerError(
-            "llama.cpp cannot load this file: cut short, damaged, or of a kind it does not know",
-            str(path),
-            "Copy, download or export it again",
-        )
+        what = "llama.cpp cannot load this file: cut short, damaged, or of a kind it does not know"
+        raise ChatBakerError(what, str(path), "Copy, download or export it again")
 
     def _params(self, path: Path, gpu: int | None, small_kv: bool) -> Any:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = self.context
+        params.n_ctx, params.n_parallel = self.context, 1
         params.n_batch = params.n_ubatch = PREFILL_STEP
-        params.n_parallel = 1
-        params.n_gpu_layers = 0 if gpu is None else 999
-        params.main_gpu = gpu or 0
+        params.n_gpu_layers, params.main_gpu = (0, 0) if gpu is None else (999, gpu)
         params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
         params.endpoint_metrics = True
         params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
-        params.cache_ram_mib = 0
-        params.verbosity = -1
+        params.cache_ram_mib, params.verbosity = 0, -1
         params.port, params.api_keys, params.n_threads_http = 0, [self._key], 1
         if small_kv:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
@@ -175,23 +166,15 @@ class LlamaCppEngine(LocalEngine):
     def next_token(
         self, ids: list[int], generated: int, sampling: Sampling, seed: int, debug: int
     ) -> tuple[int, list[tuple[int, float]]]:
-        greedy = sampling.temperature == 0
-        answer = self._complete(
-            {
-                "prompt": ids,
-                "n_predict": 1,
-                "samplers": ["penalties", "top_k"] if greedy else ["penalties", "temperature", "top_k", "top_p"],
-                "repeat_penalty": sampling.repetition_penalty,
-                "repeat_last_n": generated,
-                "temperature": 1.0 if greedy else sampling.temperature,
-                "top_k": 1 if greedy else sampling.top_k,
-                "top_p": sampling.top_p,
-                "seed": seed,
-                "verbose": True,  # the only way to the token's number
-                "return_tokens": True,
-                "logprobs": debug,
-            }
-        )
+        request = {"prompt": ids, "n_predict": 1, "seed": seed, "logprobs": debug}
+        request |= {"verbose": True, "return_tokens": True}  # the only way to the token's number
+        request |= {"repeat_penalty": sampling.repetition_penalty, "repeat_last_n": generated}
+        if sampling.temperature == 0:
+            request |= {"samplers": ["penalties", "top_k"], "top_k": 1}
+        else:
+            request |= {"samplers": ["penalties", "temperature", "top_k", "top_p"], "temperature": sampling.temperature}
+            request |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
+        answer = self._complete(request)
         self._held = ids
         return answer["__verbose"]["tokens"][0], self._candidates(ids, answer, debug) if debug else []
 
@@ -199,9 +182,8 @@ class LlamaCppEngine(LocalEngine):
         """The likeliest tokens after `ids`. llama.cpp names none with half a character: then make it stop there."""
         if not (found := answer["choices"][0]["logprobs"]):
             forced = {"samplers": ["top_k"], "top_k": 1, "logit_bias": [[min(self.stops), 1000.0]]}
-            found = self._complete({"prompt": ids, "n_predict": 1, "logprobs": debug} | forced)["choices"][0][
-                "logprobs"
-            ]
+            answer = self._complete({"prompt": ids, "n_predict": 1, "logprobs": debug} | forced)
+            found = answer["choices"][0]["logprobs"]
         return [(one["id"], math.exp(one["logprob"])) for one in found["content"][0]["top_logprobs"]]
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -55,9 +55,8 @@ def read_metadata(path: Path) -> Metadata:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise ChatBakerError(
-                    "not a GGUF file", str(path), "Give --model a .gguf file, a model folder or a hub id"
-                )
+                hint = "Give --model a .gguf file, a model folder or a hub id"
+                raise ChatBakerError("not a GGUF file", str(path), hint)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return Metadata(_read(data))
     except OSError as error:
@@ -69,37 +68,34 @@ def read_metadata(path: Path) -> Metadata:
 def _read(data: mmap.mmap) -> dict[str, Any]:
     at = 4
 
-    def scalar(code: str) -> Any:
+    def take(layout: str) -> tuple[Any, ...]:
         nonlocal at
-        (value,) = struct.unpack_from("<" + code, data, at)
-        at += struct.calcsize("<" + code)
-        return value
+        values = struct.unpack_from("<" + layout, data, at)
+        at += struct.calcsize("<" + layout)
+        return values
 
     def string() -> str:
         nonlocal at
-        length = scalar("Q")
-        if at + length > len(data):
+        start = at + 8
+        at = start + int.from_bytes(data[at:start], "little")
+        if at > len(data):
             raise ValueError("text beyond the end of the file")
-        at += length
-        return data[at - length : at].decode()
+        return data[start:at].decode()
 
     def value(kind: int) -> Any:
-        nonlocal at
         if kind == _STRING:
             return string()
         if kind != _ARRAY:
-            return scalar(_SCALARS[kind])
-        item, count = scalar("I"), scalar("Q")
+            return take(_SCALARS[kind])[0]
+        item, count = take("IQ")
         if item in (_STRING, _ARRAY):
             return [value(item) for _ in range(count)]
-        layout = f"<{count}{_SCALARS[item]}"
-        at += struct.calcsize(layout)
-        return list(struct.unpack_from(layout, data, at - struct.calcsize(layout)))
+        return list(take(f"{count}{_SCALARS[item]}"))
 
-    version, _, entries = scalar("I"), scalar("Q"), scalar("Q")
+    version, _, entries = take("IQQ")
     if version not in (2, 3):
         raise ValueError(f"GGUF version {version}")
-    result = {string(): value(scalar("I")) for _ in range(entries)}
+    result = {string(): value(take("I")[0]) for _ in range(entries)}
     tokens = result["tokenizer.ggml.tokens"]
     if len(set(tokens)) != len(tokens):  # llama.cpp would abort the process
         raise ValueError("a vocabulary with doubles")

@@ -40,34 +40,23 @@ class RemoteEngine:
 
     def stream(self, messages: Messages, sampling: Sampling, debug: int = 0) -> Iterator[Chunk]:
         """See `Engine.stream`. Token counts are the server's; without them, its chunks are counted."""
-        started = time.perf_counter()
-        first, reason, usage = started, None, Usage()
+        started = first = time.perf_counter()
+        reason, usage = None, Usage()
         try:
             with self._open(clean_messages(messages), sampling, debug) as answer:
                 for event in answer:
                     now = time.perf_counter()
-                    if event.usage:
-                        details = event.usage.prompt_tokens_details
-                        usage = replace(
-                            usage,
-                            prompt_tokens=event.usage.prompt_tokens,
-                            completion_tokens=event.usage.completion_tokens,
-                            cached_tokens=(details and details.cached_tokens) or 0,
-                        )
-                    if not event.choices:
-                        continue
-                    choice = event.choices[0]
-                    if choice.finish_reason:
-                        reason = choice.finish_reason
-                    if text := choice.delta.content or "":
-                        first = first if usage.completion_tokens else now
-                        usage = replace(
-                            usage,
-                            completion_tokens=usage.completion_tokens + 1,
-                            prompt_seconds=first - started,
-                            decode_seconds=now - first,
-                        )
-                        yield Chunk(text, usage, *_debug(choice.logprobs))
+                    if said := event.usage:
+                        cached = (said.prompt_tokens_details and said.prompt_tokens_details.cached_tokens) or 0
+                        usage = replace(usage, prompt_tokens=said.prompt_tokens, cached_tokens=cached)
+                        usage = replace(usage, completion_tokens=said.completion_tokens)
+                    for choice in (event.choices or ())[:1]:
+                        reason = choice.finish_reason or reason
+                        if text := choice.delta.content:
+                            first = first if usage.completion_tokens else now
+                            usage = replace(usage, prompt_seconds=first - started, decode_seconds=now - first)
+                            usage = replace(usage, completion_tokens=usage.completion_tokens + 1)
+                            yield Chunk(text, usage, *_debug(choice.logprobs))
         except (self._openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise self._plain(error) from None
         ended: FinishReason = "length" if reason == "length" else "stop"
@@ -75,15 +64,9 @@ class RemoteEngine:
 
     def _open(self, messages: Messages, sampling: Sampling, debug: int) -> Any:
         """The event stream. Servers that refuse options beyond OpenAI's own are asked again without them."""
-        options: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+        options: dict[str, Any] = {"model": self.model, "messages": messages, "temperature": sampling.temperature}
+        options |= {"top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
         if sampling.seed is not None:
             options["seed"] = sampling.seed
         if sampling.stop:
@@ -101,9 +84,8 @@ class RemoteEngine:
     def _plain(self, error: Exception) -> ChatBakerError:
         """What went wrong, in one line and without the key."""
         if isinstance(error, self._openai.APIConnectionError):
-            return ChatBakerError(
-                "no answer from this address", self.url, "Check the URL and that the server is running"
-            )
+            hint = "Check the URL and that the server is running"
+            return ChatBakerError("no answer from this address", self.url, hint)
         if isinstance(error, self._openai.AuthenticationError):
             return ChatBakerError("the server refuses the key", self.url, "Set CHATBAKER_API_KEY")
         if isinstance(error, self._openai.APIStatusError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.export.hf import chat_template
 from chatbaker.infer.detokenize import byte_level
 from chatbaker.infer.engine import Sampling
 from chatbaker.infer.local import LocalEngine, shared_prefix
@@ -50,15 +50,14 @@ class TorchEngine(LocalEngine):
         self._tokenizer.encode_special_tokens = True
         added = self._tokenizer.get_added_tokens_decoder()
         self.specials = {token.content: number for number, token in added.items() if token.special}
-        self.template = detect(_chat_template(folder), self.specials)
+        self.template = detect(chat_template(folder), self.specials)
         self.stops = frozenset(self.specials[text] for text in self.template.stop if text in self.specials)
         self.name = f"{folder.name} (PyTorch, {device})"
         self._cache = KVCache(config, 1, self.context, self._dtype, device)
         self._held: list[int] = []
 
     def tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def piece(self, token: int) -> bytes:
         name = self._tokenizer.id_to_token(token)
@@ -76,9 +75,8 @@ class TorchEngine(LocalEngine):
     def _read(self, ids: list[int]) -> torch.Tensor:
         """Hidden states [1, T, D] of new tokens, their keys and values kept."""
         with torch.inference_mode():
-            hidden: torch.Tensor = self._model(
-                torch.tensor([ids], device=self._device), cache=self._cache, dtype=self._dtype
-            )
+            tokens_1T = torch.tensor([ids], device=self._device)
+            hidden: torch.Tensor = self._model(tokens_1T, cache=self._cache, dtype=self._dtype)
         self._held += ids
         return hidden
 
@@ -94,13 +92,3 @@ class TorchEngine(LocalEngine):
 
     def close(self) -> None:
         del self._model, self._cache
-
-
-def _chat_template(folder: Path) -> str | None:
-    """The Jinja text that ships with a model, in either of the two places where it may be."""
-    if (file := folder / "chat_template.jinja").exists():
-        return file.read_text(encoding="utf-8")
-    if (file := folder / "tokenizer_config.json").exists():
-        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
-        return template if isinstance(template, str) else None
-    return None

@@ -16,10 +16,10 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from chatbaker.made.drills import ROWS, Row
+from chatbaker.made.drills import Drills
 from chatbaker.made.forms import fill
 
 LANGS = ("ko", "en")
@@ -28,6 +28,7 @@ SMALL = {"greeting", "how_are_you", "thanks", "goodbye", "who_are_you", "your_na
 SMALL |= {"capital", "legs", "planet", "next_day", "sides"}
 """Topics and kinds of facts of the small world."""
 Message = dict[str, str]
+Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Topic:
 class Fact:
     """A kind of fact in one language: its topics (question forms), prose and rows; `key` is the field asked for.
 
-    A drill is a fact without rows: `row` computes one. `weight` is how often the kind comes up.
+    A drill is a fact without rows: `row` draws the word lists that `draw` names, or computes one. `weight` is how often
+    the kind comes up.
     """
 
     name: str
@@ -59,30 +61,35 @@ class Fact:
     say: tuple[str, ...]
     rows: tuple[Row, ...]
     weight: float
+    draw: dict[str, str] | None
 
     def row(self, rng: random.Random, lang: str) -> Row:
-        return rng.choice(self.rows) if self.rows else ROWS[self.name](rng, tables("drills.toml")["words"][lang], lang)
+        if self.rows:
+            return rng.choice(self.rows)
+        words = tables("drills.toml")["words"][lang]
+        if self.draw:
+            return {name: rng.choice(words[source]) for name, source in self.draw.items()}
+        return {name: str(value) for name, value in getattr(Drills(rng, words, lang), self.name)().items()}
 
 
 @cache
 def tables(name: str) -> dict[str, Any]:
     """The parsed TOML file `name` of this folder."""
-    return tomllib.loads(files(__name__).joinpath(name).read_text(encoding="utf-8"))
+    return tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def _topic(name: str, table: dict[str, Any]) -> Topic:
     return Topic(name, tuple(Turn(tuple(t["ask"]), tuple(t["answer"])) for t in (table, *table.get("then", ()))))
 
 
-def _world(lang: str, name: str) -> bool:
-    return not lang.endswith(":small") or name in SMALL
+def _world(lang: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [table for table in found if not lang.endswith(":small") or table["name"] in SMALL]
 
 
 @cache
 def topics(lang: str) -> tuple[Topic, ...]:
     """The topics of talk.<language>.toml."""
-    found = tables(f"talk.{lang[:2]}.toml")["topic"]
-    return tuple(_topic(table["name"], table) for table in found if _world(lang, table["name"]))
+    return tuple(_topic(table["name"], table) for table in _world(lang, tables(f"talk.{lang[:2]}.toml")["topic"]))
 
 
 @cache
@@ -97,20 +104,17 @@ def kinds(file: str, lang: str) -> tuple[Fact, ...]:
             say=tuple(fact[lang].get("say", ())),
             rows=tuple(dict(zip(fact["fields"], row[lang], strict=True)) for row in fact.get("row", ())),
             weight=fact.get("weight", max(len(fact.get("row", ())), 1) ** 0.5),  # many rows: oftener, not in proportion
+            draw=fact.get("draw"),
         )
-        for fact in tables(file)["fact"]
-        if lang in fact and _world(world, fact["name"])
+        for fact in _world(world, tables(file)["fact"])
+        if lang in fact
     )
 
 
 def facts(lang: str) -> list[tuple[str, str]]:
     """(question, the word a right answer contains) of every row of facts.toml that has one such word."""
-    return [
-        (fill(fact.topics[0].turns[0].ask[0], row), row[fact.key])
-        for fact in kinds("facts.toml", lang)
-        if fact.key
-        for row in fact.rows
-    ]
+    found = [(fact, fact.topics[0].turns[0].ask[0]) for fact in kinds("facts.toml", lang) if fact.key]
+    return [(fill(question, row), row[fact.key]) for fact, question in found for row in fact.rows if fact.key]
 
 
 # ---- conversations ----------------------------------------------------------------------------------------------
@@ -136,36 +140,23 @@ def _typed(rng: random.Random, text: str, lang: str) -> str:
 def _exchange(rng: random.Random, turns: tuple[Turn, ...], row: Row, lang: str) -> list[Message]:
     messages = []
     for turn in turns:
-        question = _typed(rng, fill(rng.choice(turn.ask), row), lang[:2])
-        messages += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": fill(rng.choice(turn.answer), row)},
-        ]
+        messages.append({"role": "user", "content": _typed(rng, fill(rng.choice(turn.ask), row), lang[:2])})
+        messages.append({"role": "assistant", "content": fill(rng.choice(turn.answer), row)})
     return messages
 
 
-def _talk(rng: random.Random, lang: str, follow: float) -> list[Message]:
-    """A topic; with the chance `follow` each of its follow-up turns too, until one is left out."""
-    turns = rng.choice(topics(lang)).turns
-    length = 1
-    while length < len(turns) and rng.random() < follow:
-        length += 1
-    return _exchange(rng, turns[:length], {}, lang)
-
-
-def _known(rng: random.Random, file: str, lang: str, follow: float) -> list[Message]:
-    choices = kinds(file, lang)
+def _part(rng: random.Random, lang: str, follow: float) -> list[Message]:
+    """A topic, a fact or a drill; with the chance `follow` its follow-up turns too, those of a topic one by one."""
+    roll = rng.random()
+    if roll < 0.55:
+        turns, length = rng.choice(topics(lang)).turns, 1
+        while length < len(turns) and rng.random() < follow:
+            length += 1
+        return _exchange(rng, turns[:length], {}, lang)
+    choices = (roll >= 0.77 and kinds("drills.toml", lang)) or kinds("facts.toml", lang)
     fact = rng.choices(choices, [choice.weight for choice in choices])[0]
     turns = rng.choice(fact.topics).turns
     return _exchange(rng, turns if rng.random() < follow else turns[:1], fact.row(rng, lang), lang)
-
-
-def _part(rng: random.Random, lang: str, follow: float) -> list[Message]:
-    roll = rng.random()
-    if roll < 0.55:
-        return _talk(rng, lang, follow)
-    file = "drills.toml" if roll >= 0.77 and kinds("drills.toml", lang) else "facts.toml"
-    return _known(rng, file, lang, follow)
 
 
 def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
@@ -194,10 +185,6 @@ def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
 # ---- documents --------------------------------------------------------------------------------------------------
 
 
-def _said(rng: random.Random, fact: Fact, lang: str) -> str:
-    return fill(rng.choice(fact.say), fact.row(rng, lang))
-
-
 def _told(rng: random.Random, lang: str) -> list[str]:
     """A little story: each slot gets one word for the whole story, each line one of its wordings."""
     stories = tables("stories.toml")[lang[:2]]
@@ -215,11 +202,12 @@ def documents(seed: int, count: int, lang: str) -> Iterator[str]:
         if roll < 0.35:
             yield " ".join(_told(rng, lang))
         elif roll < 0.75:
-            file = "drills.toml" if roll >= 0.65 and kinds("drills.toml", lang) else "facts.toml"
-            sayable = [fact for fact in kinds(file, lang) if fact.say]
-            one = rng.choice(sayable)
-            mixed = rng.random() < 0.4
-            said = [_said(rng, rng.choice(sayable) if mixed else one, lang) for _ in range(rng.randint(3, 6))]
+            found = (roll >= 0.65 and kinds("drills.toml", lang)) or kinds("facts.toml", lang)
+            sayable = [fact for fact in found if fact.say]
+            one, mixed, said = rng.choice(sayable), rng.random() < 0.4, []
+            for _ in range(rng.randint(3, 6)):
+                fact = rng.choice(sayable) if mixed else one
+                said.append(fill(rng.choice(fact.say), fact.row(rng, lang)))
             yield " ".join(dict.fromkeys(said))
         else:
             messages = [message for _ in range(rng.randint(1, 3)) for message in _part(rng, lang, follow=0.5)]

@@ -7,25 +7,13 @@ word in quotes too; `{name:a}` puts a or an before it. A field at the start gets
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
-# After a consonant, after a vowel. 으로 is 로 after ㄹ too.
-PARTICLES = {
-    pair.split("/")[0]: tuple(pair.split("/"))
-    for pair in [
-        *("은/는", "이/가", "을/를", "과/와", "으로/로", "이랑/랑", "이다/다", "이야/야", "이에요/예요", "이고/고"),
-        *("이라고/라고", "이라는/라는", "이라면/라면", "이란/란"),
-    ]
-}
-DIGITS = ("영", "일", "이", "삼", "사", "오", "육", "칠", "팔", "구")
-TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "여든", "아흔")
-ONES = ("", "하나", "둘", "셋", "넷", "다섯", "여섯", "일곱", "여덟", "아홉")
-ENGLISH = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-ENGLISH_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+DIGITS, ENGLISH = _TABLES["digits"], _TABLES["english"]
+PARTICLES = {pair.split("/")[0]: pair.split("/") for pair in _TABLES["particles"]}
 _SLOT = re.compile(r"\{(\w+)(?::([^}]+))?\}")
 _RIEUL = 8  # index of ㄹ among the final consonants of a Hangul syllable
 
@@ -83,18 +71,16 @@ def fields(template: str) -> set[str]:
 
 def number_word(n: int, lang: str) -> str:
     """0-100 in words; Korean in the Sino-Korean reading (이십삼)."""
-    if lang == "ko":
-        if n < 10 or n == 100:
-            return DIGITS[n] if n < 10 else "백"
-        tens, ones = divmod(n, 10)
-        return (DIGITS[tens] if tens > 1 else "") + "십" + (DIGITS[ones] if ones else "")
-    if n < 20 or n == 100:
-        return ENGLISH[n] if n < 20 else "one hundred"
     tens, ones = divmod(n, 10)
-    return ENGLISH_TENS[tens] + (f"-{ENGLISH[ones]}" if ones else "")
+    if n == 100:
+        return "백" if lang == "ko" else "one hundred"
+    if n < (10 if lang == "ko" else 20):
+        return (DIGITS if lang == "ko" else ENGLISH)[n]
+    if lang == "ko":
+        return (DIGITS[tens] if tens > 1 else "") + "십" + (DIGITS[ones] if ones else "")
+    return _TABLES["english_tens"][tens] + (f"-{ENGLISH[ones]}" if ones else "")
 
 
 def native_word(n: int) -> str:
     """1-99 in native Korean numerals (스물셋)."""
-    tens, ones = divmod(n, 10)
-    return TENS[tens] + ONES[ones]
+    return _TABLES["native_tens"][n // 10] + _TABLES["native_ones"][n % 10]

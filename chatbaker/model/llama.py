@@ -138,15 +138,17 @@ class Llama(nn.Module):
         docs_BT: Tensor | None = None,
         cache: KVCache | None = None,
         dtype: torch.dtype | None = None,
+        tree: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] after the last norm.
 
         ids_BT: token ids, int64. docs_BT: a document number per token; a token sees only its own document. None: one
         document. cache: keys and values of earlier tokens; filled and advanced here. dtype: what to compute in,
-        the embedding's own where None.
+        the embedding's own where None. tree: texts that share beginnings, each beginning given once; the position of
+        each token [B, T] and which tokens it sees, itself too, bool [B, 1, T, T].
         """
         T, start = ids_BT.shape[1], cache.length if cache is not None else 0
-        if start + T > self.config.seq_len:
+        if tree is None and start + T > self.config.seq_len:
             raise ValueError(f"{start + T} tokens, but the context is {self.config.seq_len}")
         x_BTD = self.model.embed_tokens(ids_BT)
         if dtype is not None:
@@ -154,6 +156,9 @@ class Llama(nn.Module):
         mask = document_mask(docs_BT, x_BTD.dtype) if docs_BT is not None else None
         cos, sin = self._rope_for(x_BTD)
         rope = cos[start : start + T], sin[start : start + T]
+        if tree is not None:
+            positions_BT, mask = tree
+            rope = cos[positions_BT][:, None], sin[positions_BT][:, None]
         for i, block in enumerate(self.model.layers):
             x_BTD = block(x_BTD, rope, mask, cache, i)
         if cache is not None:
@@ -184,6 +189,8 @@ def init_weights(model: Llama, seed: int) -> None:
     | o, down                      | zero                         |
     | norms                        | one                          |
     """
+    if model.config.tied:
+        model.lm_head.weight = model.model.embed_tokens.weight  # a model built on meta comes here with two
     generator = torch.Generator(device="cpu").manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):

@@ -22,6 +22,7 @@ def save_model(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, en
     """Write the folder under a temporary name and rename it. tokenizer: a folder with its files; the rest: ids."""
     state = model.state_dict()
     if model.config.tied:
+        assert model.lm_head.weight is model.model.embed_tokens.weight, "a head of its own would be lost"
         state = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     generation = {

@@ -9,7 +9,6 @@ Not found: an item narrower than MIN, a paraphrase, a translation, an item scatt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl
 from chatbaker.rundir import find_files, new_folder
+from chatbaker.text.dedup import fold
 from chatbaker.text.korean import normalize
 
 MIN, SHARE = 40, 0.5  # 14 syllables or 40 letters
@@ -71,14 +71,8 @@ def _strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [text for part in inner for text in _strings(part)]
 
 
-@cache
-def _fold() -> np.ndarray:
-    """Code point -> the letter that it counts as, or 0."""
-    return np.array([ord(c.casefold()[0]) if c.isalnum() else 0 for c in map(chr, range(0x40000))], np.uint32)
-
-
 def _letters(text: str) -> np.ndarray:
-    codes = _fold().take(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), mode="clip")
+    codes = fold().take(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32), mode="clip")
     return codes[codes != 0]
 
 

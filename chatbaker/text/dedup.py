@@ -30,10 +30,14 @@ def _mix(x: Array) -> Array:
 
 
 @cache
+def fold() -> Array:
+    """Code point -> the letter that it counts as, the same for both cases, or 0."""
+    return np.array([ord(c.casefold()[0]) if c.isalnum() else 0 for c in map(chr, range(0x40000))], np.uint32)
+
+
+@cache
 def _values() -> Array:
-    """A random number for each code point, the same for both cases of a letter; 0 for what does not count."""
-    letters = [ord(c.casefold()[0]) if c.isalnum() else 0 for c in map(chr, range(0x110000))]
-    return _mix(np.array(letters, np.uint64) * BASE)
+    return _mix(fold() * np.uint64(BASE))  # a random number for each
 
 
 class Signer:
@@ -61,7 +65,7 @@ class Signer:
             return _mix((prefix[stop] - prefix[start]) * inverse[start])
 
         codes = np.frombuffer("".join(f"{text}\n" for text in self.texts).encode("utf-32-le"), np.uint32)
-        kept = np.flatnonzero(values := _values()[codes])
+        kept = np.flatnonzero(values := _values().take(codes, mode="clip"))
         power, inverse = np.multiply.accumulate(np.full((2, len(kept) + ROWS), [[BASE], [BACK]], np.uint64), axis=1)
         prefix = np.append(np.uint64(0), np.cumsum(values[kept] * power[: len(kept)]))
         lines = np.array([text.count("\n") + 1 for text in self.texts], np.int64)

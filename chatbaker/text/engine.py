@@ -91,45 +91,34 @@ def run(phases: list[Phase], section: Clean, work: Path) -> None:
     Raises the ChatBakerError of the first task that met one, and one that says so where Slurm now has the work.
     """
     logger.remove()
-    before = None
+    executor = None
     for phase in phases:
         folder = work / phase.name
         for name in ("progress", "failed"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         for path in (folder / "failed").iterdir():
             path.unlink()
-        before = executor = _executor(phase, section, folder, before)
-        if section.engine == "slurm":
-            continue
-        with _watch(phase, folder), _errors(folder):
-            executor.run()
-        _check(executor, folder)
-    if section.engine == "slurm" and before is not None:
-        with _errors(work):
-            before.run()
-        for phase in phases:
-            if _executor(phase, section, work / phase.name, None).get_incomplete_ranks():
-                raise ChatBakerError(
-                    "Slurm has the work now", str(work), "When its jobs are done, type the same command to finish"
-                )
+        executor = _executor(phase, section, folder, executor)
+        if section.engine != "slurm":
+            with _watch(phase, folder):
+                _run(executor, folder)
+            if left := executor.get_incomplete_ranks():  # Ray goes on past a task that failed
+                _raise_failed(folder)
+                raise ChatBakerError(f"{len(left)} of {phase.tasks} tasks failed", str(folder / "logs"))
+    if section.engine == "slurm":
+        _run(executor, work / phases[-1].name)  # which hands in those before it first
+        if any(_executor(phase, section, work / phase.name, None).get_incomplete_ranks() for phase in phases):
+            hint = "When its jobs are done, type the same command to finish"
+            raise ChatBakerError("Slurm has the work now", str(work), hint)
 
 
 def _executor(phase: Phase, section: Clean, folder: Path, before: Any) -> Any:
-    pipeline = [Task(phase.step, folder)]
-    common: dict[str, Any] = {"pipeline": pipeline, "tasks": phase.tasks, "logging_dir": str(folder)}
+    common: dict[str, Any] = {"pipeline": [Task(phase.step, folder)], "tasks": phase.tasks, "logging_dir": str(folder)}
     if section.engine == "slurm":
-        slurm = section.slurm
-        return SlurmPipelineExecutor(
-            **common,
-            workers=section.workers or -1,
-            job_name=f"chatbaker-{phase.name}",
-            time=slurm.time,
-            partition=slurm.partition,
-            qos=slurm.qos,
-            mem_per_cpu_gb=slurm.memory_gb,
-            env_command=slurm.setup,
-            depends=before,
-        )
+        slurm = section.slurm.model_dump(include={"time", "partition", "qos"})
+        slurm |= {"mem_per_cpu_gb": section.slurm.memory_gb, "env_command": section.slurm.setup}
+        name = f"chatbaker-{phase.name}"
+        return SlurmPipelineExecutor(**common, **slurm, workers=section.workers or -1, job_name=name, depends=before)
     if section.engine == "ray":
         try:
             import ray
@@ -146,21 +135,13 @@ def _executor(phase: Phase, section: Clean, folder: Path, before: Any) -> Any:
     return _Local(**common, workers=workers)
 
 
-def _check(executor: Any, folder: Path) -> None:
-    """Ray goes on past a task that failed."""
-    if left := executor.get_incomplete_ranks():
-        _raise_failed(folder)
-        raise ChatBakerError(f"{len(left)} of {executor.world_size} tasks failed", str(folder / "logs"))
-
-
-@contextlib.contextmanager
-def _errors(folder: Path) -> Iterator[None]:
+def _run(executor: Any, folder: Path) -> None:
     try:
-        yield
-    except FileNotFoundError as error:
-        raise ChatBakerError(f"no command {error.filename!r} here", "clean.engine", "Is this a Slurm node?") from None
+        executor.run()
     except ChatBakerError:
         raise
+    except FileNotFoundError as error:
+        raise ChatBakerError(f"no command {error.filename!r} here", "clean.engine", "Is this a Slurm node?") from None
     except Exception as error:
         _raise_failed(folder)
         raise ChatBakerError(f"{type(error).__name__}: {error}", str(folder / "logs")) from error

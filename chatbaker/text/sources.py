@@ -131,17 +131,16 @@ def _parquet(file: str, column: str, on_bad: OnBad, on_bytes: OnBytes) -> Iterat
             if not kinds.get(column, "").endswith("string"):
                 there = ", ".join(f"{name} ({kind})" for name, kind in islice(kinds.items(), 20))
                 raise ChatBakerError(f"no column {column!r} with text; the columns are: {there}", file, COLUMN)
-            for batch in table.iter_batches(256, columns=[column]):
-                for value in batch.column(0):
-                    row += 1
-                    try:
-                        if (text := value.as_py()) is not None:
-                            yield text, f"{file}:{row}", "utf-8"
-                            continue
-                        what = f"nothing in the column {column!r}"
-                    except UnicodeDecodeError:
-                        what = "not UTF-8"
-                    on_bad(ChatBakerError(what, f"{file}:{row}"))
+            batches = table.iter_batches(256, columns=[column])
+            for row, value in enumerate((value for batch in batches for value in batch.column(0)), 1):
+                try:
+                    if (text := value.as_py()) is not None:
+                        yield text, f"{file}:{row}", "utf-8"
+                        continue
+                    what = f"nothing in the column {column!r}"
+                except UnicodeDecodeError:
+                    what = "not UTF-8"
+                on_bad(ChatBakerError(what, f"{file}:{row}"))
             on_bytes(raw.seek(0, 2))
         except (ArrowException, OSError) as error:
             raise ChatBakerError(f"damaged, or not parquet: {error}", f"{file}:{row + 1}") from None

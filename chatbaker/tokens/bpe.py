@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -64,26 +65,21 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
 
 def sample_shares(ledger: list[dict[str, Any]], section: recipes.Tokenizer) -> dict[str, float]:
     """Per language, the share of its documents to train on: as much as `balance`, `sample_docs` and memory allow."""
-    total: dict[str, list[int]] = {}
+    documents, size = Counter[str](), Counter[str]()
     for entry in ledger:
-        counts = total.setdefault(entry["language"], [0, 0])
-        counts[0] += entry["documents"]
-        counts[1] += entry["bytes"]
-    if section.balance:
-        languages = sorted(language for language, (_, size) in total.items() if size)
-        if sorted(section.balance) != languages or min(section.balance.values()) <= 0:
-            raise ChatBakerError(
-                f"it must give each language of the cleaned text ({', '.join(languages)}) a share above 0",
-                "tokenizer.balance",
-            )
-        size = min(total[language][1] / weight for language, weight in section.balance.items())
-        shares = {language: size * weight / total[language][1] for language, weight in section.balance.items()}
-    else:
-        shares = dict.fromkeys(total, 1.0)
-    documents = sum(total[language][0] * share for language, share in shares.items())
-    taken = sum(total[language][1] * share for language, share in shares.items())
-    fit = min(1.0, section.sample_docs / documents, SAMPLE_BYTES / taken)
-    return {language: shares.get(language, 0.0) * fit for language in total}
+        documents[entry["language"]] += entry["documents"]
+        size[entry["language"]] += entry["bytes"]
+    languages = sorted(+size)
+    balance = section.balance or {language: size[language] for language in languages}
+    if sorted(balance) != languages or min(balance.values()) <= 0:
+        what = f"it must give each language of the cleaned text ({', '.join(languages)}) a share above 0"
+        raise ChatBakerError(what, "tokenizer.balance")
+    unit = min(size[language] / weight for language, weight in balance.items())
+    shares = {language: unit * weight / size[language] for language, weight in balance.items()}
+    total = sum(documents[language] * share for language, share in shares.items())
+    taken = sum(size[language] * share for language, share in shares.items())
+    fit = min(1.0, section.sample_docs / total, SAMPLE_BYTES / taken)
+    return {language: shares.get(language, 0.0) * fit for language in size}
 
 
 def sample(
@@ -116,12 +112,9 @@ def train(texts: Iterator[str], vocab_size: int, length: int | None = None) -> T
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(QWEN2), behavior="isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -133,11 +126,9 @@ def train(texts: Iterator[str], vocab_size: int, length: int | None = None) -> T
     tokenizer.train_from_iterator(texts, trainer, length)
     size = tokenizer.get_vocab_size()
     if size < vocab_size:
-        raise ChatBakerError(
-            f"the text gives a vocabulary of {size:,} entries at most, not {vocab_size:,}",
-            "tokenizer.vocab_size",
-            f"Add text, or type tokenizer.vocab_size={size} after the recipe",
-        )
+        what = f"the text gives a vocabulary of {size:,} entries at most, not {vocab_size:,}"
+        hint = f"Add text, or type tokenizer.vocab_size={size} after the recipe"
+        raise ChatBakerError(what, "tokenizer.vocab_size", hint)
     check(tokenizer)
     return tokenizer
 
@@ -168,31 +159,21 @@ def config() -> dict[str, Any]:
 
 def measure(tokenizer: Tokenizer, validation: Path, ledger: list[dict[str, Any]]) -> dict[str, Any]:
     """Fertility per source and per language. A word is what stands between white space."""
-    sources: dict[str, list[int]] = {}
-    languages: dict[str, list[int]] = {}
+    counts: dict[str, dict[str, Counter[str]]] = {"language": defaultdict(Counter), "source": defaultdict(Counter)}
     for entry in ledger:
-        counts = [0, 0, 0, 0]
         for record in islice(read_shards(validation / entry["source"]), FERTILITY_DOCS):
             text = record["text"]
             tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
-            values = (len(text.encode()), len(text), len(text.split()), tokens)
-            counts = [a + b for a, b in zip(counts, values, strict=True)]
-        sources[entry["source"]] = counts
-        so_far = languages.setdefault(entry["language"], [0, 0, 0, 0])
-        languages[entry["language"]] = [a + b for a, b in zip(so_far, counts, strict=True)]
-    return {
-        "languages": {name: _row(*counts) for name, counts in languages.items() if counts[3]},
-        "sources": {name: _row(*counts) for name, counts in sources.items() if counts[3]},
-    }
+            sizes = {"bytes": len(text.encode()), "characters": len(text), "words": len(text.split()), "tokens": tokens}
+            for key, groups in counts.items():
+                groups[entry[key]].update(sizes)
+    return {f"{key}s": {name: _row(n) for name, n in groups.items() if n["tokens"]} for key, groups in counts.items()}
 
 
-def _row(size: int, characters: int, words: int, tokens: int) -> dict[str, float]:
-    return {
-        "bytes_per_token": round(size / tokens, 3),
-        "characters_per_token": round(characters / tokens, 3),
-        "tokens_per_word": round(tokens / max(words, 1), 3),
-        "tokens": tokens,
-    }
+def _row(counts: Counter[str]) -> dict[str, float]:
+    per_token = {f"{unit}_per_token": round(counts[unit] / counts["tokens"], 3) for unit in ("bytes", "characters")}
+    per_word = round(counts["tokens"] / max(counts["words"], 1), 3)
+    return {**per_token, "tokens_per_word": per_word, "tokens": counts["tokens"]}
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,25 +33,23 @@ def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, l
 
     Raises ChatBakerError with file, line and reason where roles are broken or no assistant turn ends.
     """
+    path, limit = source.path, source.limit
     rows: Iterator[tuple[str, object]]
-    if source.path.startswith("made:"):
-        if source.limit is None:
-            raise ChatBakerError("a made: source needs a limit", f"sft.sources {source.path}")
-        world = source.path.removeprefix("made:")
+    if path.startswith("made:"):
+        if limit is None:
+            raise ChatBakerError("a made: source needs a limit", f"sft.sources {path}")
+        world = path.removeprefix("made:")
         if world not in made.WORLDS:
             known = ", ".join(f"made:{name}" for name in made.WORLDS)
-            raise ChatBakerError(f"no {source.path!r}", "sft.sources", f"Known: {known}")
-        rows = ((f"{source.path}:{i + 1}", m) for i, m in enumerate(made.conversations(seed, source.limit, world)))
+            raise ChatBakerError(f"no {path!r}", "sft.sources", f"Known: {known}")
+        rows = ((f"{path}:{i}", messages) for i, messages in enumerate(made.conversations(seed, limit, world), 1))
     else:
-        paths = find_files(data_root, source.path)
-        if not paths:
-            raise ChatBakerError(
-                f"no file matches {source.path!r}", str(data_root), "Type data_root=FOLDER after the recipe"
-            )
-        rows = ((f"{path}:{line}", row.get("messages")) for path in paths for line, row in read_jsonl(path))
-    for count, (where, raw) in enumerate(rows):
-        if count == source.limit:
-            return
+        files = find_files(data_root, path)
+        if not files:
+            hint = "Type data_root=FOLDER after the recipe"
+            raise ChatBakerError(f"no file matches {path!r}", str(data_root), hint)
+        rows = ((f"{file}:{line}", row.get("messages")) for file in files for line, row in read_jsonl(file))
+    for where, raw in islice(rows, limit):
         messages = clean_messages(raw, where)
         while messages and messages[-1]["role"] != "assistant":
             messages.pop()  # a question that nobody answered teaches nothing
@@ -73,25 +73,23 @@ def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) ->
 
 def pack(conversations: Sequence[Encoded], seq_len: int, padding: int) -> Batch:
     """Rows of seq_len tokens [rows, seq_len] (int32), each conversation whole in the fullest row with room."""
-    by_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
-    rows: list[list[int]] = []
-    for i in sorted(range(len(conversations)), key=lambda i: -len(conversations[i][0])):
-        length = len(conversations[i][0])
+    by_room: list[list[list[Encoded]]] = [[] for _ in range(seq_len + 1)]
+    rows: list[list[Encoded]] = []
+    for conversation in sorted(conversations, key=lambda conversation: -len(conversation[0])):
+        length = len(conversation[0])
         room = next((r for r in range(length, seq_len + 1) if by_room[r]), None)
         if room is None:
             rows.append([])
             room = seq_len
-            by_room[room].append(len(rows) - 1)
+            by_room[room].append(rows[-1])
         row = by_room[room].pop()
-        rows[row].append(i)
+        row.append(conversation)
         by_room[room - length].append(row)
-    ids = np.full((len(rows), seq_len), padding, dtype=np.int32)
-    targets = np.full((len(rows), seq_len), IGNORE, dtype=np.int32)
-    docs = np.zeros((len(rows), seq_len), dtype=np.int32)
+    ids, targets, docs = (np.full((len(rows), seq_len), fill, dtype=np.int32) for fill in (padding, IGNORE, 0))
     for r, members in enumerate(rows):
         start = 0
-        for number, i in enumerate(members, 1):
-            tokens, mask = (np.array(part) for part in conversations[i])
+        for number, conversation in enumerate(members, 1):
+            tokens, mask = map(np.array, conversation)
             end = start + len(tokens)
             ids[r, start:end], docs[r, start:end] = tokens, number
             targets[r, start : end - 1] = np.where(mask[1:], tokens[1:], IGNORE)
@@ -144,27 +142,16 @@ def show(recipe: Recipe, run: RunDir, count: int) -> None:
     from rich.text import Text
 
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
-    console = Console()
-    shown = 0
-    for source in recipe.sft.sources:
-        for where, messages in read(source, Path(recipe.data_root), recipe.seed):
-            if shown == count:
-                return
-            shown += 1
-            encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
-            if encoded is None:
-                console.print(f"{where}: longer than the context of {recipe.model.seq_len}, left out", style="yellow")
-                continue
-            text = Text()
-            for piece, trained in _runs(tokenizer, *encoded):
-                text.append(piece, style="green" if trained else "dim")
-            console.rule(f"{where}: {sum(encoded[1])} of {len(encoded[0])} tokens trained (green)")
-            console.print(text)
-
-
-def _runs(tokenizer: Tokenizer, ids: list[int], mask: list[bool]) -> Iterator[tuple[str, bool]]:
-    start = 0
-    for i in range(1, len(ids) + 1):
-        if i == len(ids) or mask[i] != mask[start]:
-            yield tokenizer.decode(ids[start:i], skip_special_tokens=False), mask[start]
-            start = i
+    console, root = Console(), Path(recipe.data_root)
+    rows = (row for source in recipe.sft.sources for row in read(source, root, recipe.seed))
+    for where, messages in islice(rows, count):
+        encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
+        if encoded is None:
+            console.print(f"{where}: longer than the context of {recipe.model.seq_len}, left out", style="yellow")
+            continue
+        text = Text()
+        for trained, pairs in groupby(zip(*encoded, strict=True), key=itemgetter(1)):
+            piece = tokenizer.decode([i for i, _ in pairs], skip_special_tokens=False)
+            text.append(piece, style="green" if trained else "dim")
+        console.rule(f"{where}: {sum(encoded[1])} of {len(encoded[0])} tokens trained (green)")
+        console.print(text)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from chatbaker.errors import ChatBakerError
 
@@ -38,35 +40,35 @@ class Segment:
 
 @dataclass(frozen=True)
 class Template:
-    """A chat format. stop: the special tokens that end an answer. jinja: the same format for other programs."""
+    """A chat format. stop: the special tokens that end an answer.
+
+    segments(messages, generate=False): cleaned messages, rendered; with `generate`, up to where the assistant's next
+    answer begins.
+    """
 
     name: str
     stop: tuple[str, ...]
-    render: Callable[[Sequence[Message], bool], list[Segment]]
-    jinja: str
+    segments: Callable[..., list[Segment]]
 
-    def segments(self, messages: Sequence[Message], generate: bool = False) -> list[Segment]:
-        """Render cleaned messages; with `generate`, end where the assistant's next answer begins."""
-        return self.render(messages, generate)
+    @cached_property
+    def jinja(self) -> str:
+        """The same format for other programs; no line feed of its file is part of it."""
+        return Path(__file__).with_name(f"{self.name}.jinja").read_text(encoding="utf-8").replace("\n", "")
 
 
-def _chatml(messages: Sequence[Message], generate: bool) -> list[Segment]:
+def _chatml(messages: Sequence[Message], generate: bool = False) -> list[Segment]:
     segments = []
     for message in messages:
         trained = message["role"] == "assistant"
-        segments += [
-            Segment(IM_START, special=True),
-            Segment(message["role"] + "\n"),
-            Segment(message["content"], trained=trained),
-            Segment(IM_END, special=True, trained=trained),
-            Segment("\n"),
-        ]
+        segments += [Segment(IM_START, special=True), Segment(message["role"] + "\n")]
+        segments += [Segment(message["content"], trained=trained), Segment(IM_END, special=True, trained=trained)]
+        segments.append(Segment("\n"))
     if generate:
         segments += [Segment(IM_START, special=True), Segment("assistant\n")]
     return segments
 
 
-def _human_bot(messages: Sequence[Message], generate: bool) -> list[Segment]:
+def _human_bot(messages: Sequence[Message], generate: bool = False) -> list[Segment]:
     segments = [Segment(HUMAN_BOT_START, special=True)]
     space = ""
     for message in messages:
@@ -82,30 +84,8 @@ def _human_bot(messages: Sequence[Message], generate: bool) -> list[Segment]:
     return segments
 
 
-CHATML = Template(
-    name="chatml",
-    stop=(IM_END, END_OF_TEXT),
-    render=_chatml,
-    jinja=(
-        "{% for message in messages %}"
-        "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] | trim) + '<|im_end|>\\n' }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    ),
-)
-
-HUMAN_BOT = Template(
-    name="human-bot",
-    stop=(END_OF_TEXT,),
-    render=_human_bot,
-    jinja=(
-        "{{ '<||bos||>' }}{% for message in messages %}"
-        "{% if message['role'] == 'system' %}{{ (message['content'] | trim) + ' ' }}"
-        "{% elif message['role'] == 'user' %}{{ '<human>: ' + (message['content'] | trim) + ' <bot>:' }}"
-        "{% else %}{{ ' ' + (message['content'] | trim) + '<|endoftext|>' }}{% endif %}{% endfor %}"
-    ),
-)
-
+CHATML = Template("chatml", (IM_END, END_OF_TEXT), _chatml)
+HUMAN_BOT = Template("human-bot", (END_OF_TEXT,), _human_bot)
 TEMPLATES = {template.name: template for template in (CHATML, HUMAN_BOT)}
 
 
@@ -119,10 +99,8 @@ def detect(jinja: str | None, special_tokens: Iterable[str]) -> Template:
         return CHATML
     if jinja is None and {HUMAN_BOT_START, END_OF_TEXT} <= specials:
         return HUMAN_BOT
-    raise ChatBakerError(
-        "this model's chat format is not one that ChatBaker speaks",
-        hint="Known formats: ChatML and the 42dot <human>/<bot> format. Serve the model elsewhere and use chat --url",
-    )
+    hint = "Known formats: ChatML and the 42dot <human>/<bot> format. Serve the model elsewhere and use chat --url"
+    raise ChatBakerError("this model's chat format is not one that ChatBaker speaks", hint=hint)
 
 
 def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
@@ -148,30 +126,22 @@ def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
         if not content.isascii() and any("\ud800" <= char <= "\udfff" for char in content):
             raise fail(i, "bytes that are not UTF-8 text")
         previous = cleaned[-1]["role"] if cleaned else None
-        if role == "system":
-            if previous is not None:
-                raise fail(i, "a system message must come first")
-        elif not content:
-            raise fail(i, f"the {role} message is empty")
-        elif role == previous:
-            raise fail(i, f"two {role} messages in a row")
-        elif role == "assistant" and previous != "user":
-            raise fail(i, "an assistant message must follow a user message")
+        if role == "system" and previous is not None:
+            raise fail(i, "a system message must come first")
         if role == "system" and not content:
             continue
+        if not content:
+            raise fail(i, f"the {role} message is empty")
+        if role == previous:
+            raise fail(i, f"two {role} messages in a row")
+        if role == "assistant" and previous != "user":
+            raise fail(i, "an assistant message must follow a user message")
         cleaned.append({"role": role, "content": content})
     return cleaned
 
 
-class HasEncode(Protocol):
-    """What is needed of a `tokenizers.Tokenizer`."""
-
-    def encode(self, sequence: str, *, add_special_tokens: bool) -> Any: ...
-    def token_to_id(self, token: str) -> int | None: ...
-
-
-def encode(tokenizer: HasEncode, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
-    """Token ids and their loss mask, one entry each. `tokenizer` must have `encode_special_tokens = True`."""
+def encode(tokenizer: Any, segments: Sequence[Segment]) -> tuple[list[int], list[bool]]:
+    """Token ids and their loss mask, one entry each. tokenizer: one of `tokenizers`, set by `load_tokenizer`."""
     ids: list[int] = []
     mask: list[bool] = []
     for segment in segments:

@@ -19,13 +19,10 @@ BLOCK = 4096
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers that sum to `total`, proportional to `weights` (largest remainders)."""
-    scale = total / sum(weights)
-    exact = [weight * scale for weight in weights]
-    counts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_remainder[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
+    exact = np.array(weights, dtype=float) * (total / sum(weights))
+    counts = exact.astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return counts.tolist()
 
 
 def mix_hash(*key: int | str) -> int:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_shards
 from chatbaker.log import progress, say
@@ -21,14 +19,6 @@ BATCH = 512
 """Documents tokenized at a time; bounds memory."""
 
 
-def _encoded(tokenizer: Tokenizer, folder: Path) -> Iterator[tuple[list[int], int]]:
-    texts = (row["text"] for row in read_shards(folder))
-    while batch := list(islice(texts, BATCH)):
-        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-        for text, encoding in zip(batch, encodings, strict=True):
-            yield encoding.ids, len(text.encode())
-
-
 def run(recipe: Recipe, run: RunDir) -> None:
     """Tokenize every document of `clean/`. Raises ChatBakerError where a stage is missing or text too little."""
     ledger = read_json(run.need("clean", "ledger.json", stage="clean"))
@@ -38,11 +28,14 @@ def run(recipe: Recipe, run: RunDir) -> None:
     done = 0
     with new_folder(run.path("pack")) as folder, progress("pack: documents", total) as bar:
 
-        def counted(documents: Iterator[tuple[list[int], int]]) -> Iterator[tuple[list[int], int]]:
+        def encoded(documents: Path) -> Iterator[tuple[list[int], int]]:
             nonlocal done
-            for document in documents:
-                yield document
-                done += 1
+            texts = (row["text"] for row in read_shards(documents))
+            while batch := list(islice(texts, BATCH)):
+                encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+                for text, encoding in zip(batch, encodings, strict=True):
+                    yield encoding.ids, len(text.encode())
+                done += len(batch)
                 bar.update(min(done, total))
 
         shards = []
@@ -50,15 +43,13 @@ def run(recipe: Recipe, run: RunDir) -> None:
             for source in recipe.clean.sources:
                 documents = run.path("clean", subfolder, source.name)
                 if documents.exists():
-                    encoded = counted(_encoded(tokenizer, documents))
-                    shards.append(write_shard(folder, source.name, source.language, split, encoded, end_of_text))
+                    pairs = encoded(documents)
+                    shards.append(write_shard(folder, source.name, source.language, split, pairs, end_of_text))
         index = Index(folder, tokenizer.get_vocab_size(), end_of_text, tuple(shards))
         training = [shard.tokens for shard in shards if shard.split == "train"]
         seq_len = recipe.model.seq_len
         if not any(tokens > seq_len for tokens in training):
-            raise ChatBakerError(
-                f"{sum(training)} training tokens, and no source fills one context of {seq_len}",
-                hint="Add documents to [clean] or lower model.seq_len",
-            )
+            what = f"{sum(training)} training tokens, and no source fills one context of {seq_len}"
+            raise ChatBakerError(what, hint="Add documents to [clean] or lower model.seq_len")
         index.save()
     say(f"pack: {sum(training):,} training tokens from {done:,} documents, fingerprint {index.fingerprint}")

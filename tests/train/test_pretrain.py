@@ -13,10 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.model.weights import load_model
 from chatbaker.recipe import dump, parse
 from chatbaker.rundir import RunDir
 from chatbaker.stages import STAGES, execute
+from chatbaker.tokens.bpe import load_tokenizer, token_bytes
+from chatbaker.tokens.shards import load_index
 from chatbaker.train import checkpoint
+from chatbaker.train.evaluate import bits_per_byte
+from chatbaker.train.pretrain import validation_sets
 
 
 def with_(recipe, **pretrain):
@@ -50,6 +55,24 @@ def test_it_learns_and_records_what_it_saw(small_recipe, small_run):
         scores = [row["eval"][language]["bits_per_byte"] for row in evaluations]
         assert scores[-1] < scores[0]
     assert [sample["prompt"] for sample in evaluations[-1]["samples"]] == list(small_recipe.pretrain.prompts)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_saved_folder_is_the_model_that_was_evaluated(small_recipe, small_run, tied):
+    recipe = with_(small_recipe, tokens=24 * 512, lr=1e-2, precision="fp32")
+    recipe = parse(
+        recipe.model_dump(mode="json", exclude_none=True) | {"model": small_recipe.model.model_dump() | {"tied": tied}},
+        "x",
+    )
+    weights = pretrain(recipe, small_run)
+    assert ("lm_head.weight" in weights) is not tied
+    index = load_index(small_run.path("pack"))
+    sets = validation_sets(index, recipe.model.seq_len, recipe.pretrain.micro_batch)
+    model = load_model(small_run.path("pretrain", "model"))
+    found = bits_per_byte(model, sets, token_bytes(load_tokenizer(small_run.path("tokenizer"))), torch.float32)
+    logged = next(row["eval"] for row in reversed(rows(small_run)) if "eval" in row)
+    for language, score in found.items():
+        assert score["bits_per_byte"] == pytest.approx(logged[language]["bits_per_byte"], abs=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
