@@ -1,7 +1,7 @@
 # Each target makes .venv where there is none and installs what it needs into it; after that it only compares dates.
 #
 #   make chat        talk with the bundled model (light: no PyTorch)
-#   make bake-tiny   every stage of a bake, in minutes, on a CPU
+#   make bake-tiny   every stage of a bake and its report, in minutes, on a CPU
 #   make test        the tests
 #   make lint        style and types
 #
@@ -20,6 +20,7 @@ chat: .venv/.base
 
 bake-tiny: .venv/.train
 	@$(BIN)/chatbaker bake tiny
+	@$(BIN)/chatbaker report runs/tiny
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
@@ -36,12 +37,12 @@ lint: .venv/.dev
 
 .venv/.train: $(KEY) | $(BIN)/pip
 	@echo "Installing what baking needs into .venv; this happens once."
-	@$(INSTALL) '.[clean,train]'
+	@$(INSTALL) '.[clean,eval,report,train]'
 	@touch $@ .venv/.base
 
 .venv/.dev: $(KEY) | $(BIN)/pip
 	@echo "Installing what the tests need into .venv; this happens once."
-	@$(INSTALL) '.[clean,ray,train,dev]'
+	@$(INSTALL) '.[clean,eval,ray,report,train,dev]'
 	@touch $@ .venv/.base .venv/.train
 
 $(BIN)/pip:

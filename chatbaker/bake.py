@@ -11,15 +11,16 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.log import duration, say
 from chatbaker.recipe import load
 from chatbaker.rundir import RunDir
-from chatbaker.stages import STAGES, fresh
+from chatbaker.stages import fresh, planned
 
 
 def bake(recipe_path: str, overrides: Sequence[str], runs: str) -> RunDir:
     """Run what is not fresh; returns the run folder. A stage that fails has said why and ends the bake."""
     recipe = load(recipe_path, overrides)
     run = RunDir.of(recipe.name, runs)
-    for number, stage in enumerate(STAGES.values(), 1):
-        title = f"[{number}/{len(STAGES)}] {stage.name}"
+    stages = planned(recipe)
+    for number, stage in enumerate(stages, 1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
         if fresh(stage, recipe, run):
             stamp = run.stamp(stage.name)
             assert stamp is not None

@@ -85,6 +85,25 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="Run folder, Hugging Face folder, hub id or .gguf; default: the bundled model.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 for other machines too; then set a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(help="Asked of every client; better: CHATBAKER_API_KEY.")] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 4,
+    ctx: Annotated[int | None, typer.Option(min=64, help="Tokens a slot; default: the model's, at most 4096.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    quantize: Annotated[str, typer.Option(help="How to convert a model folder: bf16, q8_0 or q4_0.")] = "q8_0",
+) -> None:
+    """Serve a model: an OpenAI-compatible API, and a web page to chat."""
+    from chatbaker.chat.server import serve as start
+
+    start(model, host, port, api_key, slots, ctx, device, quantize)
+
+
+@app.command()
 def new(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships: tiny, mini, 1.3b.")],
     path: Annotated[str, typer.Argument(help="The .toml file to write.")],
@@ -148,7 +167,7 @@ def sft(
         int, typer.Option(metavar="N", min=0, help="Show N samples' trained tokens; no training.")
     ] = 0,
 ) -> None:
-    """Tune the base model on conversations; resumes by itself."""
+    """Tune it on conversations; resumes by itself."""
     if not show_mask:
         return _stage("sft", recipe, overrides, runs)
     from chatbaker.recipe import load
@@ -166,8 +185,101 @@ def export(
     runs: Runs = "runs",
     push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload to the Hugging Face hub.")] = None,
 ) -> None:
-    """Write the Hugging Face folder, the GGUF files and the model card."""
+    """Write the Hugging Face folder, GGUF files and model card."""
     _stage("export", recipe, overrides, runs, push=push)
+
+
+ModelName = Annotated[
+    str | None, typer.Option(help="Instead of a recipe's: run folder, Hugging Face folder, hub id or .gguf.")
+]
+Url = Annotated[str | None, typer.Option(help="Instead of a recipe's: a model behind an OpenAI-compatible server.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+OptionalRecipe = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A .toml file, or tiny, mini, 1.3b.")]
+
+
+def _examine(
+    name: str,
+    recipe_path: str | None,
+    overrides: list[str],
+    runs: str,
+    model: str | None,
+    url: str | None,
+    **options: Any,
+) -> None:
+    """Run eval or judge: as a stage of a recipe's run, or over any model, into a run folder of the model's name."""
+    if recipe_path and "=" in recipe_path:
+        overrides, recipe_path = [recipe_path, *overrides], None
+    if recipe_path and (model or url):
+        raise ChatBakerError("a recipe and a model were given", hint="Give one: RECIPE, or --model or --url")
+    if recipe_path and not options.get("answers_only"):  # half of a stage gets no stamp
+        return _stage(name, recipe_path, overrides, runs, **options)
+    if not (recipe_path or model or url):
+        raise ChatBakerError("nothing to examine", hint=f"Type: chatbaker {name} RECIPE, or chatbaker {name} --model X")
+    from chatbaker.recipe import adhoc, load
+    from chatbaker.rundir import RunDir
+    from chatbaker.stages import code
+
+    function = code(STAGES[name])
+    recipe = load(recipe_path, overrides) if recipe_path else adhoc(str(model or url), overrides)
+    own = model is not None and (Path(model) / "recipe.toml").is_file()
+    run = RunDir(Path(str(model))) if own else RunDir.of(recipe.name, runs)
+    with run.lock():
+        function(recipe, run, model=model, url=url, **options)
+
+
+@app.command("eval")
+def evaluate(
+    recipe: OptionalRecipe = None,
+    overrides: Overrides = None,
+    runs: Runs = "runs",
+    model: ModelName = None,
+    url: Url = None,
+    device: Device = "auto",
+    suite: Annotated[str | None, typer.Option(help="ko, en, more, chat, several with commas, or all.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, with commas.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Local copies of the sets; else the hub.")] = None,
+    text: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Measure its bits per byte.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items a task.")] = None,
+) -> None:
+    """Zero-shot tasks, bits per byte, register, stop and repetition rate."""
+    words = {"suites": suite and suite.replace("all", "ko,en,more,chat"), "tasks": tasks, "data": data}
+    given = [f"eval.{key}={_list(value) if key != 'data' else value}" for key, value in words.items() if value]
+    given += [f"eval.texts={_list(','.join(text))}"] if text else []
+    given += [f"eval.limit={limit}"] if limit else []
+    _examine("eval", recipe, [*(overrides or []), *given], runs, model, url, device=device)
+
+
+@app.command()
+def judge(
+    recipe: OptionalRecipe = None,
+    overrides: Overrides = None,
+    runs: Runs = "runs",
+    model: ModelName = None,
+    url: Url = None,
+    device: Device = "auto",
+    answers_only: Annotated[bool, typer.Option("--answers-only", help="Answer the prompts; judge nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before requests that may cost money.")] = False,
+) -> None:
+    """Answer a set of prompts and let another model score the answers."""
+    _examine("judge", recipe, overrides or [], runs, model, url, device=device, answers_only=answers_only, yes=yes)
+
+
+@app.command()
+def report(
+    run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders; the first is the report's own.")],
+) -> None:
+    """Write one page, index.html, with every number and picture of a run."""
+    from chatbaker.errors import missing_extra
+
+    try:
+        from chatbaker.report.page import write_report
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "matplotlib", "report") from None
+    print(write_report([Path(one) for one in run]))
+
+
+def _list(words: str) -> str:
+    return "[" + ", ".join(f'"{word.strip()}"' for word in words.split(",") if word.strip()) + "]"
 
 
 @app.callback(invoke_without_command=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -229,6 +230,45 @@ class Export(Section):
     licence: str = "apache-2.0"
 
 
+class Eval(Section):
+    free: ClassVar[set[str]] = {"batch_size"}
+    suites: tuple[Literal["ko", "en", "more", "chat"], ...] = ("ko", "en", "chat")
+    """ko, en, more: zero-shot tasks, of the base model. chat: register, stop and repetition rate, of the chat model."""
+    tasks: tuple[str, ...] = ()
+    """Only these of the suites' tasks; empty: all."""
+    data: str = ""
+    """Folder below data_root with local copies of the sets, one folder a task; empty: the Hugging Face hub."""
+    limit: Positive | None = None
+    """Items a task to take at most."""
+    texts: tuple[str, ...] = ()
+    """Text files whose bits per byte are measured, as globs below data_root; empty: the run's held-out documents."""
+    batch_size: Annotated[int, Field(ge=0)] = 0
+    """Rows in one forward pass; 0: as many as memory and speed allow."""
+
+
+class Judge(Section):
+    free: ClassVar[set[str]] = {"concurrency"}
+    prompts: str = ""
+    """CSV file `id,question,category,task`; empty: the 121 prompts that come with the project."""
+    language: Literal["ko", "en"] = "ko"
+    """Which twin of the project's own prompts is asked, and in which language the judge is instructed."""
+    url: str = ""
+    """The judge: an OpenAI-compatible server. Its key is CHATBAKER_JUDGE_KEY or OPENAI_API_KEY."""
+    model: str = ""
+    """The judge's name on that server; empty: the only model there."""
+    against: tuple[str, ...] = ()
+    """Run folders whose answers are compared with this run's, pair by pair."""
+    price_in: Annotated[float, Field(ge=0)] = 0.0
+    """US dollars per million prompt tokens, for the estimate."""
+    price_out: Annotated[float, Field(ge=0)] = 0.0
+    """US dollars per million answer tokens."""
+    concurrency: Positive = 4
+    """Requests under way at a time."""
+    temperature: Annotated[float, Field(ge=0)] = 0.5
+    """Of the answers that are judged; top-p, top-k and repetition penalty are those of the chat."""
+    max_new_tokens: Positive = 512
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     seed: int = 1234
@@ -240,6 +280,8 @@ class Recipe(Section):
     sft: Sft = Sft()
     parallel: Parallel = Parallel()
     export: Export = Export()
+    eval: Eval = Eval()
+    judge: Judge = Judge()
 
     @field_validator("data_root")
     @classmethod
@@ -260,6 +302,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(data, override)
     return parse(data, str(path))
+
+
+def adhoc(model: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run that only examines a model which no recipe here made, named after it."""
+    words = [part for part in re.split(r"[\\/]", model) if part not in ("", ".", "..")]
+    data: dict[str, Any] = {"name": re.sub(r"[^\w.-]+", "-", "-".join(words[-2:])).strip("-.") or "model"}
+    for override in overrides:
+        _apply(data, override)
+    return parse(data, "the command line")
 
 
 def parse(data: dict[str, Any], where: str) -> Recipe:

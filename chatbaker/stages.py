@@ -23,72 +23,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """name: verb, recipe section and run subfolder in one. module: holds its `run`. extra: what pip installs for it."""
+    """name: verb, recipe section and run subfolder in one. module: holds its `run`. after, sections: what it needs."""
 
     name: str
     module: str
     help: str
     after: tuple[str, ...]
     sections: tuple[str, ...]
-    extra: str
-    trains: bool = False
+
+    @property
+    def extra(self) -> str:
+        """What pip installs for it."""
+        return self.name if self.name in ("clean", "eval") else "train"
+
+    @property
+    def trains(self) -> bool:
+        return self.module.startswith("chatbaker.train.")
 
 
 STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "clean",
-            "chatbaker.text.clean",
-            "Read the sources, drop what is not wanted, keep count.",
-            after=(),
-            sections=("clean",),
-            extra="clean",
-        ),
-        Stage(
-            "tokenizer",
-            "chatbaker.tokens.bpe",
-            "Train the byte-level BPE tokenizer.",
-            after=("clean",),
-            sections=("tokenizer",),
-            extra="train",
-        ),
-        Stage(
-            "pack",
-            "chatbaker.tokens.pack",
-            "Tokenize the documents into memory-mapped shards.",
-            after=("clean", "tokenizer"),
-            sections=(),
-            extra="train",
-        ),
-        Stage(
-            "pretrain",
-            "chatbaker.train.pretrain",
-            "Train the base model; resumes by itself.",
-            after=("pack",),
-            sections=("model", "pretrain", "parallel"),
-            extra="train",
-            trains=True,
-        ),
-        Stage(
+    name: Stage(name, f"chatbaker.{module}", text, tuple(after.split()), tuple(sections.split()))
+    for name, module, text, after, sections in (
+        ("clean", "text.clean", "Read the sources, drop what is not wanted, keep count.", "", "clean"),
+        ("tokenizer", "tokens.bpe", "Train the byte-level BPE tokenizer.", "clean", "tokenizer"),
+        ("pack", "tokens.pack", "Tokenize the documents into memory-mapped shards.", "clean tokenizer", ""),
+        ("pretrain", "train.pretrain", "Train the base model; resumes by itself.", "pack", "model pretrain parallel"),
+        (
             "sft",
-            "chatbaker.train.sft",
-            "Tune the base model on conversations; resumes by itself.",
-            after=("pretrain",),
-            sections=("model", "sft", "parallel"),
-            extra="train",
-            trains=True,
+            "train.sft",
+            "Tune it on conversations; resumes by itself.",
+            "pretrain",
+            "model sft parallel",
         ),
-        Stage(
+        (
             "export",
-            "chatbaker.export.stage",
-            "Write the Hugging Face folder, the GGUF files and the model card.",
-            after=("sft",),
-            sections=("export",),
-            extra="train",
+            "export.stage",
+            "Write the Hugging Face folder, GGUF files and model card.",
+            "sft",
+            "export",
         ),
+        ("eval", "evals.stage", "Zero-shot tasks, bits per byte, register, stop and repetition rate.", "sft", "eval"),
+        ("judge", "evals.judge", "Answer a set of prompts and let another model score the answers.", "sft", "judge"),
     )
 }
+
+
+def planned(recipe: Recipe) -> list[Stage]:
+    """The stages of a bake. Nothing is evaluated without a suite, nothing judged without the judge's address."""
+    wanted = {"eval": bool(recipe.eval.suites), "judge": bool(recipe.judge.url)}
+    return [stage for stage in STAGES.values() if wanted.get(stage.name, True)]
+
 
 ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
 """Large pages, and freed memory kept for the next step: about a third of CPU training speed (see docs/log.md)."""
@@ -105,6 +89,10 @@ def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
 
     before = [(run.stamp(name) or {}).get("key") for name in stage.after]
     paths: set[Path] = set()
+    data = f"{recipe.eval.data}/**/*" if recipe.eval.data else ""
+    read = {"eval": [data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}
+    for pattern in filter(None, read.get(stage.name, ())):
+        paths.update(find_files(Path(recipe.data_root), pattern))
     for section in stage.sections:
         for source in getattr(getattr(recipe, section), "sources", ()):
             if source.path.startswith("made:"):

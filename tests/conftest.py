@@ -42,6 +42,7 @@ def small_recipe(tmp_path_factory):
         source["limit"] = 300
     for source in text["sft"]["sources"]:
         source["limit"] = 200
+    text["eval"]["limit"] = 2
     return parse(text, "small")
 
 

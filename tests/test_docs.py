@@ -12,8 +12,10 @@ from chatbaker.chat.terminal import COMMANDS
 from chatbaker.cli import app
 from chatbaker.recipe import (
     Clean,
+    Eval,
     Export,
     Filters,
+    Judge,
     Model,
     Parallel,
     Pretrain,
@@ -102,6 +104,8 @@ def test_the_chat_page_has_the_commands_and_defaults():
         ("pretrain", [Pretrain]),
         ("sft", [Sft, SftSource]),
         ("export", [Export]),
+        ("eval", [Eval]),
+        ("judge", [Judge]),
     ],
 )
 def test_a_page_has_every_knob_of_its_section_with_its_default(page, sections):

@@ -20,7 +20,7 @@ ALLOWED = {
     "evals": BASE | {"tokens", "model", "infer", "dist"},
     "chat": BASE | {"tokens", "model", "infer"},
     "made": {"made"},
-    "cli": BASE | {"stages", "bake", "chat", "infer", "tokens"},
+    "cli": BASE | {"stages", "bake", "chat", "infer", "tokens", "report"},
     "bake": BASE | {"stages"},
     "stages": BASE,
     "dist": BASE,

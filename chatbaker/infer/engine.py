@@ -28,6 +28,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 from chatbaker.errors import ChatBakerError
 from chatbaker.log import say
 from chatbaker.rundir import RunDir
+from chatbaker.rundir import fingerprint as fingerprint_files
 
 Messages = list[dict[str, str]]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -236,6 +237,15 @@ def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
     if files := sorted(path.glob("*.gguf")):
         return next((file for file in files if quantize in file.name.lower()), files[0]), None
     raise ChatBakerError("neither a model folder (config.json), a run folder nor a GGUF in it", str(path))
+
+
+def identity(model: str | None, url: str | None = None) -> object:
+    """What an answer hangs on besides its question, for a key: the model's files, or a server and a name there."""
+    if url or not model:
+        return [url, model]
+    gguf, folder = find_model(model, "q8_0")
+    files = [*folder.iterdir()] if folder else [gguf] if gguf else []
+    return fingerprint_files(path.resolve() for path in files if path.is_file())
 
 
 def from_hub(name: str) -> Path:

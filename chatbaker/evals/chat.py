@@ -1,0 +1,118 @@
+"""Suite `chat`: does a chat model keep the register it is spoken to in, end its answers, and not repeat itself?
+
+80 conversations of our own (chat_prompts.jsonl) are put to the model as people use it: its chat template, the usual
+sampling options, but greedy and with a fixed seed, so that the same model gives the same answers. Every answer is
+kept beside the figures. Intervals are Wilson's (1927) at 95 %.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.evals.register import register_of
+from chatbaker.evals.verdicts import Ledger, clean
+from chatbaker.infer.engine import Engine, Sampling
+from chatbaker.jsonl import read_jsonl
+from chatbaker.log import progress
+from chatbaker.rundir import digest
+
+SAMPLING = Sampling(temperature=0, max_new_tokens=256, seed=0)
+STRETCH, SHARE = 12, 0.5
+Row = dict[str, Any]
+
+
+def examine(engine: Engine, limit: int | None = None, ledger: Ledger | None = None, source: Any = None) -> Row:
+    """Ask all conversations, or `limit` of them evenly spread; the figures and the answers, as plain JSON.
+
+    ledger keeps each answer as it comes; what it holds of this `source` (a fingerprint of the model) is not asked
+    again. Raises ChatBakerError where no conversation can be answered.
+    """
+    rows = [row for _, row in read_jsonl(Path(__file__).with_name("chat_prompts.jsonl"))]
+    rows = [rows[i * len(rows) // limit] for i in range(limit)] if limit and limit < len(rows) else rows
+    answers: list[Row] = []
+    failed: list[Row] = []
+    with progress("chat", len(rows)) as bar:
+        for number, row in enumerate(rows, 1):
+            key = digest([source, row["messages"], asdict(SAMPLING)])
+            known = ledger.by_key.get(key) if ledger else None
+            try:
+                said = known[0] if known else {"key": key} | ask(engine, row["messages"])
+            except ChatBakerError as error:  # too long for the context; from a server, anything
+                if engine.context is None and not answers:
+                    raise
+                failed.append({"id": row["id"], "reason": str(error)})
+            else:
+                if ledger and not known:
+                    ledger.append(said)
+                answers.append(judge(row, said))
+            bar.update(number)
+    if not answers:
+        raise ChatBakerError("not one conversation could be answered", engine.name, failed[0]["reason"])
+    return summarize(answers) | {"sampling": asdict(SAMPLING), "failed": failed, "answers": answers}
+
+
+def ask(engine: Engine, messages: list[dict[str, str]]) -> Row:
+    chunks = list(engine.stream(messages, SAMPLING))
+    usage = chunks[-1].usage
+    text = clean("".join(chunk.text for chunk in chunks))
+    return {"answer": text, "finish_reason": usage.finish_reason, "tokens": usage.completion_tokens}
+
+
+def judge(row: Row, said: Row) -> Row:
+    """One answer with what was found in it."""
+    question, answer = row["messages"][-1]["content"], said["answer"]
+    script = "[가-힣]" if re.search("[가-힣]", question) else "[A-Za-z]"
+    found = {"register": register_of(answer), "stopped": said["finish_reason"] == "stop", "repeated": repeats(answer)}
+    other = bool(re.search(r"[^\W\d_]", answer)) and not re.search(script, answer)
+    row = {"id": row["id"], "messages": row["messages"], "expected": row["register"]}
+    return row | {"answer": answer, "tokens": said["tokens"]} | found | {"wrong_language": other}
+
+
+def repeats(text: str) -> bool:
+    """Whether most of a text had been said before in it.
+
+    That is, whether half of its stretches of 12 letters are copies of earlier ones: seq-rep-n of Welleck et al.
+    (2020, arXiv:1908.04319), over letters so that it means the same in Korean and English, spaced or not, and without
+    digits, which differ in a loop that counts. A text said twice is below that, one said three times is above.
+    """
+    letters = re.sub(r"[\W\d_]+", "", text).casefold()
+    stretches = [letters[i : i + STRETCH] for i in range(len(letters) - STRETCH + 1)]
+    return bool(stretches) and 1 - len(set(stretches)) / len(stretches) >= SHARE
+
+
+def summarize(answers: list[Row]) -> Row:
+    """The figures. An answer keeps the register where it shows the expected one and nothing else."""
+    asked = [row for row in answers if row["expected"]]
+    kept = {
+        name: share(row["register"] == row["expected"] for row in asked if name in ("kept", row["expected"]))
+        for name in ("kept", "formal", "informal")
+    }
+    lost = {name: sum(row["register"] == name for row in asked) for name in ("mixed", "unknown")}
+    characters, tokens = sum(len(row["answer"]) for row in answers), sum(row["tokens"] for row in answers)
+    return {
+        "items": len(answers),
+        "register": kept | lost,
+        "stop_rate": share(row["stopped"] for row in answers),
+        "repetition_rate": share(row["repeated"] for row in answers),
+        "empty": sum(not row["answer"] for row in answers),
+        "wrong_language": sum(row["wrong_language"] for row in answers),
+        "mean_length": {"characters": characters / len(answers), "tokens": tokens / len(answers)},
+    }
+
+
+def share(hits: Iterable[bool]) -> Row:
+    """A share with Wilson's 95 % interval; all None where there is nothing to count."""
+    found = list(hits)
+    n, z = len(found), 1.959964
+    if not n:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    p = sum(found) / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return {"value": p, "low": round(low, 6), "high": round(high, 6), "n": n}

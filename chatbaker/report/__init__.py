@@ -1,0 +1,1 @@
+"""What a run's records say, as one page for people; the only room that draws."""
