@@ -5,7 +5,7 @@
 Requests are what lm-eval's tasks ask of a model, made from local copies of the sets (one folder a set, the hub's
 columns). The Hugging Face back end is tried at several batch sizes and its best is taken, ours finds its own; each
 figure is the best of all rounds, as other programs only ever slow one. `--random N`: a LLaMA of about N million random
-parameters with the folder's tokenizer. Claim: 3 times as fast where an item has several answers of several tokens.
+parameters with the folder's tokenizer. What it measured is in docs/log.md.
 """
 
 from __future__ import annotations
