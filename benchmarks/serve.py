@@ -41,9 +41,9 @@ serve(sys.argv[1] or None, port=int(sys.argv[2]), slots=int(sys.argv[3]))
 DIRECT = """
 import sys, time
 from pathlib import Path
-from chatbaker.chat.server import SlotEngine
 from chatbaker.infer.engine import bundled_model
-class Direct(SlotEngine):
+from chatbaker.infer.llamacpp import LlamaCppEngine
+class Direct(LlamaCppEngine):
     def _params(self, *args):
         params = super()._params(*args)
         params.port, params.api_keys = int(sys.argv[2]), []

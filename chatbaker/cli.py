@@ -95,7 +95,9 @@ def serve(
     slots: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 4,
     ctx: Annotated[int | None, typer.Option(min=64, help="Tokens a slot; default: the model's, at most 4096.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    quantize: Annotated[str, typer.Option(help="How to convert a model folder: bf16, q8_0 or q4_0.")] = "q8_0",
+    quantize: Annotated[
+        str | None, typer.Option(help="How to convert a model folder: bf16, q8_0 or q4_0; default: q8_0.")
+    ] = None,
 ) -> None:
     """Serve a model: an OpenAI-compatible API, and a web page to chat."""
     from chatbaker.chat.server import serve as start

@@ -7,31 +7,35 @@ unknown or unsupported parameter is an error that names it. null means absent.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from starlette.exceptions import HTTPException
 
 from chatbaker.infer.engine import Sampling
+from chatbaker.infer.llamacpp import samplers
 
 UNSUPPORTED: dict[str, str] = json.loads(Path(__file__).with_name("unsupported.json").read_text(encoding="utf-8"))
 """Parameters of the API that these models cannot serve, and why; unless they have one of the values below."""
 NO_EFFECT: tuple[Any, ...] = (None, False, [], {}, "none", "auto", "default")
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+HEADERS = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 503: {"retry-after": "1"}}
 MAX_MARKS = 128
 """Combining marks in a row: putting them in order takes time by the square of their number."""
 MAX_SCHEMA, MAX_PATTERN, MAX_COUNT = 16_384, 256, 4096
 """Characters of a JSON schema and of a pattern in it, and its largest length or count: more can stall the engine."""
-COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "pattern")
 
 
-class ApiError(Exception):
-    """An answer that is an error, in the API's own form."""
+class ApiError(HTTPException):
+    """An answer that is an error, its body in the API's own form; its headers say how and when to try again."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        self.status = status
+        super().__init__(status, message, HEADERS.get(status))
         kind = TYPES.get(status, "invalid_request_error")
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -54,8 +58,13 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _given(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+    def _supported(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        for key in data.keys() & UNSUPPORTED.keys():
+            if data[key] not in NO_EFFECT:
+                raise ApiError(400, f"'{key}' is not supported: {UNSUPPORTED[key]}", key, "unsupported_parameter")
+        return {key: value for key, value in data.items() if value is not None and key not in UNSUPPORTED}
 
 
 class TextPart(Strict):
@@ -76,6 +85,12 @@ class StreamOptions(Strict):
     include_usage: bool = False
 
 
+def small(schema: dict[str, Any]) -> None:
+    for value in filter(None, map(schema.get, COUNTS)):
+        if (isinstance(value, int | float) and value > MAX_COUNT) or len(str(value)) > MAX_PATTERN:
+            raise ValueError(f"too large: lengths and counts go to {MAX_COUNT:,}, a pattern to {MAX_PATTERN}")
+
+
 class JsonSchema(Strict):
     name: str
     description: str = ""
@@ -91,18 +106,10 @@ class ResponseFormat(Strict):
     def _bounded(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema goes with the type json_schema")
-        todo: list[Any] = [self.json_schema.schema_] if self.json_schema else []
-        if len(json.dumps(todo)) > MAX_SCHEMA:
+        text = json.dumps(self.json_schema.schema_) if self.json_schema else "{}"
+        if len(text) > MAX_SCHEMA:
             raise ValueError(f"a schema may have {MAX_SCHEMA:,} characters")
-        while todo:
-            node = todo.pop()
-            todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
-            for key in (*COUNTS, "pattern") if isinstance(node, dict) else ():
-                value = node.get(key)
-                if (isinstance(value, int | float) and value > MAX_COUNT) or len(str(value)) > MAX_PATTERN:
-                    raise ValueError(
-                        f"{key} is too large; lengths and counts go to {MAX_COUNT:,}, a pattern to {MAX_PATTERN}"
-                    )
+        json.loads(text, object_hook=small)
         return self
 
 
@@ -125,42 +132,17 @@ class Request(Strict):
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _supported(cls, data: Any) -> Any:
-        asked = {key: value for key, value in data.items() if key in UNSUPPORTED} if isinstance(data, dict) else {}
-        for key, value in asked.items():
-            if value not in NO_EFFECT:
-                raise ApiError(400, f"'{key}' is not supported: {UNSUPPORTED[key]}", key, "unsupported_parameter")
-        return {key: data[key] for key in data if key not in asked} if asked else data
-
-    @property
-    def top(self) -> int | None:
-        """How many likely tokens to name at each place of the answer; None: not even the one drawn."""
-        raise NotImplementedError
-
     def settings(self, vocabulary: int, context: int) -> dict[str, Any]:
         """What llama.cpp's /completion takes, without prompt, seed and length. Raises ApiError."""
         if "stream_options" in self.model_fields_set and not self.stream:
             raise ApiError(400, "stream_options goes with stream", "stream_options")
-        bias = []
-        for token, value in self.logit_bias.items():
-            if not (token.isascii() and token.isdecimal() and len(token) < 10 and int(token) < vocabulary):
-                raise ApiError(400, f"{token[:20]!r} is no token number below {vocabulary:,}", "logit_bias")
-            bias.append([int(token), value])
-        greedy = self.temperature == 0
-        return {
-            "samplers": ["penalties", "top_k"] if greedy else ["penalties", "temperature", "top_k", "top_p"],
-            "temperature": 1.0 if greedy else self.temperature,
-            "top_k": 1 if greedy else self.top_k,
-            "top_p": self.top_p,
-            "repeat_penalty": self.repetition_penalty,
+        if not all(re.fullmatch("[0-9]{1,9}", key) and int(key) < vocabulary for key in self.logit_bias):
+            raise ApiError(400, f"it goes by token numbers, below {vocabulary:,}", "logit_bias")
+        return samplers(self, context) | {
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
-            "repeat_last_n": context,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
-            "logit_bias": bias,
-            "n_probs": 0 if self.top is None else max(1, self.top),
+            "logit_bias": [[int(key), value] for key, value in self.logit_bias.items()],
             "stream": True,
         }
 
@@ -185,6 +167,7 @@ class ChatRequest(Request):
 
     @property
     def top(self) -> int | None:
+        """How many likely tokens to name at each place of the answer; None: not even the one drawn."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def settings(self, vocabulary: int, context: int) -> dict[str, Any]:

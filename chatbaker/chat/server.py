@@ -4,7 +4,7 @@ llama.cpp listens at a random port of this machine, locked with a random key, an
 server checks, queues, limits and translates. It sends prompts as token ids, encoded segment by segment as in `chatbaker
 chat`, so no user's text can become a special token; llama.cpp's own chat route would look for them in all of the text.
 Grammars, logprobs and penalties work on ids as well. Every answer is a stream upstream, also where the client wants it
-whole, so that both say the same. Of a streamed event only the text is cut out and put into a prepared chunk.
+whole, so that both say the same.
 """
 
 from __future__ import annotations
@@ -22,31 +22,23 @@ import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 
 from chatbaker import __version__
-from chatbaker.chat.api import ApiError, ChatRequest, CompletionRequest, Request
+from chatbaker.chat.api import ApiError, ChatRequest, CompletionRequest
 from chatbaker.errors import ChatBakerError
-from chatbaker.infer.engine import (
-    Messages,
-    Quantization,
-    Sampling,
-    bundled_model,
-    convert,
-    find_model,
-    prompt_limit,
-    trim,
-)
+from chatbaker.infer.engine import Messages, Sampling, bundled_model, open_engine, prompt_limit, trim
 from chatbaker.infer.llamacpp import LlamaCppEngine
 from chatbaker.log import say
 from chatbaker.tokens.dialog import clean_messages
@@ -55,113 +47,43 @@ Json = dict[str, Any]
 BODY_BYTES = 1 << 20
 UPLOAD_SECONDS, ANSWER_SECONDS, LAST_WORD_SECONDS, GRACE_SECONDS = 30.0, 600.0, 5.0, 20.0
 WAITING_PER_SLOT = 4
-CACHED_CHARACTERS = 500_000
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
-
-
-class SlotEngine(LlamaCppEngine):
-    """llama.cpp with several slots of `context` tokens each, asked for answers through its HTTP address."""
-
-    def __init__(self, path: Path, device: str, context: int | None, slots: int) -> None:
-        self.slots = slots
-        super().__init__(path, device, context)
-        self.vocabulary = len(self._tokens)
-        self._longest = max(map(len, self._tokens))
-        self._cached = 0
-
-    def _params(self, path: Path, gpu: int | None, small_kv: bool) -> Any:
-        params = super()._params(path, gpu, small_kv)
-        params.n_ctx, params.n_parallel = self.context * self.slots, self.slots
-        params.n_threads_http = self.slots + 4
-        params.n_batch = params.n_ubatch = max(params.n_batch, self.slots, 0 if gpu is None else 512)
-        return params
-
-    def tokenize(self, text: str) -> list[int]:
-        if len(text) > self.context * self._longest:  # will not fit; what it would be exactly is not worth the time
-            return [0] * (len(text) // self._longest)
-        if (ids := self._text_ids.get(text)) is None:
-            ids = self._worker.submit(self._tokenize, text).result()
-            self._cached += len(text) + len(ids)
-            if self._cached > CACHED_CHARACTERS:
-                self._text_ids, self._cached = {}, 0
-            self._text_ids[text] = ids
-        return ids
-
-    def fit(self, messages: Messages, max_tokens: int | None, cut: bool) -> tuple[list[int], int]:
-        """The prompt's token ids, and how many of the oldest messages were dropped for it. Raises ApiError."""
-        try:
-            messages, dropped = clean_messages(messages), 0
-            if not messages or messages[-1]["role"] != "user":
-                raise ChatBakerError("the last message must be the user's")
-        except ChatBakerError as error:
-            raise ApiError(400, str(error), "messages") from None
-        with suppress(ChatBakerError):  # the question alone is too long; then the check says so
-            if cut:
-                messages, dropped = trim(
-                    messages, self.count, prompt_limit(self.context, max_tokens or Sampling.max_new_tokens)
-                )
-        return self.checked(self.encode(messages), "messages"), dropped
-
-    def checked(self, ids: list[int], param: str) -> list[int]:
-        """The same ids, if they can be a prompt. Raises ApiError."""
-        if len(ids) >= self.context:
-            what = f"the prompt has {len(ids):,} tokens or more; with the answer it may have {self.context:,}"
-            raise ApiError(400, what, param, "context_length_exceeded")
-        if not ids or max(ids) >= self.vocabulary:
-            raise ApiError(400, f"a prompt needs tokens, numbered below {self.vocabulary:,}", param)
-        return ids
-
-    def metrics(self) -> str:
-        """llama.cpp's own counters; that they come shows that its loop runs."""
-        return str(self._server.handle_metrics())
-
-    async def events(self, request: Json) -> AsyncGenerator[list[bytes], None]:
-        """JSON events of an answer, as many at a time as have come. Closing the iterator frees the slot at once.
-
-        llama.cpp sends each as an HTTP chunk, so the sizes of chunks stand on lines of their own. Raises ApiError.
-        """
-        body, writer = json.dumps(request).encode(), None
-        head = f"POST /completion HTTP/1.1\r\nHost: {self._address}\r\nAuthorization: Bearer {self._key}\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        try:
-            reader, writer = await asyncio.open_connection(*self._address.rsplit(":", 1))
-            writer.write(head.encode() + body)
-            status = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)[1]
-            if status != b"200":
-                message = json.loads((await reader.read()).decode(errors="replace"))["error"]["message"]
-                raise ApiError(400 if status == b"400" else 503, f"the engine says: {message}")
-            rest = b""
-            while data := await reader.read(1 << 16):
-                *lines, rest = (rest + data).split(b"\n")
-                if found := [line.partition(b": ")[2] for line in lines if line.startswith((b"data: ", b"error: "))]:
-                    yield found
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            raise ApiError(503, "the engine broke off") from error
-        finally:
-            if writer:
-                writer.transport.abort()
+HEADERS: dict[str, str] = json.loads(Path(__file__).with_name("headers.json").read_text(encoding="utf-8"))
 
 
 class Hall:
-    """The places: how many answers run and wait, how long they may take, and whether the doors are closing."""
+    """The engine and the places before it: how many answers run and wait, how long, and whether the doors close."""
 
-    def __init__(self, engine: SlotEngine, name: str) -> None:
+    def __init__(self, engine: LlamaCppEngine, name: str) -> None:
         self.engine, self.name, self.closing = engine, name, False
-        self.capacity = engine.slots * (1 + WAITING_PER_SLOT)
-        self.admitted = 0
+        self.admitted, self.capacity = 0, engine.slots * (1 + WAITING_PER_SLOT)
         self.slots = asyncio.Semaphore(engine.slots)
         self.deadlines: set[asyncio.Timeout] = set()
         self.counts: Any = Counter()
 
+    def fit(self, messages: Messages, max_tokens: int | None, cut: bool) -> tuple[list[int], int]:
+        """The prompt's token ids, and how many of the oldest messages were dropped for it."""
+        messages, dropped = clean_messages(messages, "messages"), 0
+        if not messages or messages[-1]["role"] != "user":
+            raise ApiError(400, "the last message must be the user's", "messages")
+        limit = prompt_limit(self.engine.context, max_tokens or Sampling.max_new_tokens)
+        with suppress(ChatBakerError):  # the question alone is too long; then the check says so
+            messages, dropped = trim(messages, self.engine.count, limit) if cut else (messages, 0)
+        return self.checked(self.engine.encode(messages), "messages"), dropped
+
+    def checked(self, ids: list[int], param: str) -> list[int]:
+        """The same ids, if they can be a prompt. Raises ApiError."""
+        if len(ids) >= self.engine.context:
+            what = f"the prompt has {len(ids):,} tokens or more; with the answer it may have {self.engine.context:,}"
+            raise ApiError(400, what, param, "context_length_exceeded")
+        if not ids or max(ids) >= self.engine.vocabulary:
+            raise ApiError(400, f"a prompt needs tokens, numbered below {self.engine.vocabulary:,}", param)
+        return ids
+
     @asynccontextmanager
     async def places(self, answers: int) -> AsyncIterator[None]:
         """Room for so many answers, and the time they may take. Raises ApiError: 429 where there is none."""
+        if self.closing:
+            raise ApiError(503, "the server is shutting down", code="shutting_down")
         if answers > self.capacity:
             raise ApiError(400, f"{answers} answers at once, but this server takes {self.capacity} in all", "n")
         if self.admitted + answers > self.capacity:
@@ -179,82 +101,58 @@ class Hall:
             self.deadlines.discard(deadline)
             self.admitted -= answers
 
-    def refuse(self, error: ApiError) -> Response:
-        """An error as a response; where trying again helps, it says when."""
-        self.counts[f'errors_total{{status="{error.status}"}}'] += 1
-        headers = {"retry-after": "1"} if error.status in (429, 503) else {}
-        headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return Response(json.dumps(error.body), error.status, headers, "application/json")
-
-    def observe(self, name: str, seconds: float) -> None:
-        self.counts.update({f"{name}_sum": seconds, f"{name}_count": 1})
-
     def metrics(self) -> str:
         """In the text format of Prometheus."""
-        busy = min(self.admitted, self.engine.slots)
-        gauges = {"answers_running": busy, "answers_waiting": self.admitted - busy, "slots": self.engine.slots}
-        lines: dict[str, None] = {}  # in order, each once
-        for name, value in [*sorted(self.counts.items()), *gauges.items()]:
-            family = re.sub(r"_sum$|_count$|\{.*", "", name)
-            kind = "summary" if name.endswith(("_sum", "_count")) else "gauge" if name in gauges else "counter"
-            lines |= {f"# TYPE chatbaker_{family} {kind}": None, f"chatbaker_{name} {value}": None}
-        return "\n".join(lines) + "\n"
+        running = min(self.admitted, self.engine.slots)
+        now = {"answers_running": running, "answers_waiting": self.admitted - running, "slots": self.engine.slots}
+        return "".join(f"chatbaker_{name} {value}\n" for name, value in sorted({**self.counts, **now}.items()))
 
 
-class Answer(Response):
+class Answer(StreamingResponse):
     """A request's answers, streamed or whole. A client that leaves frees its places and slots at once."""
 
-    def __init__(self, hall: Hall, request: Request, prompts: list[list[int]], dropped: int = 0) -> None:
-        super().__init__()
+    def __init__(
+        self, hall: Hall, request: ChatRequest | CompletionRequest, prompts: list[list[int]], dropped: int = 0
+    ) -> None:
+        kind = "text/event-stream" if request.stream else "application/json"
+        super().__init__(iter(()), headers={"x-accel-buffering": "no"}, media_type=kind)
         self.hall, self.request, self.prompts = hall, request, prompts
-        self.settings = request.settings(hall.engine.vocabulary, hall.engine.context)
-        self.chat = isinstance(request, ChatRequest)
-        self.counts = request.stream_options.include_usage
+        self.chat, self.top = isinstance(request, ChatRequest), request.top
+        probabilities = {"n_probs": 0 if self.top is None else max(1, self.top)}
+        self.settings = request.settings(hall.engine.vocabulary, hall.engine.context) | probabilities
         self.extra: Json = {"truncated": {"messages": dropped}} if dropped else {}
         kind = ("chat.completion.chunk" if request.stream else "chat.completion") if self.chat else "text_completion"
         self.head: Json = {"id": ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12), "object": kind}
         self.head |= {"created": int(time.time()), "model": hall.name}
+        self.head |= {"usage": None} if request.stream_options.include_usage else {}
         self.usage: Counter[str] = Counter(prompt_tokens=sum(map(len, prompts)), completion_tokens=0, cached_tokens=0)
-        self.born, self.begun = time.perf_counter(), False
+        self.begun = False
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def left() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        self.send = send
-        answer, gone = asyncio.create_task(self._answer()), asyncio.create_task(left())
-        try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            self.hall.counts["cut_off_total"] += not answer.done()
-        finally:
-            answer.cancel()
-            gone.cancel()
-            error, _ = await asyncio.gather(answer, gone, return_exceptions=True)
-        if isinstance(error, Exception):
-            raise error
-
-    async def _answer(self) -> None:
+    async def stream_response(self, send: Any) -> None:
         jobs = [(ids, turn) for ids in self.prompts for turn in range(self.request.n)]
+        self.send = send
         try:
             async with self.hall.places(len(jobs)), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._choice(i, *job)) for i, job in enumerate(jobs)]
-        except (ApiError, ExceptionGroup) as caught:
+        except asyncio.CancelledError:
+            self.hall.counts["cut_off_total"] += 1
+            raise
+        except Exception as caught:
             error = caught.exceptions[0] if isinstance(caught, ExceptionGroup) else caught
-            if not (self.begun and isinstance(error, ApiError)):
+            shown = api_error(error)
+            if not self.begun or shown.status_code == 500:
                 raise error from None
             with suppress(TimeoutError):  # a client that does not read must not hold us up
-                await asyncio.wait_for(self._write(event(error.body), last=True), LAST_WORD_SECONDS)
+                await asyncio.wait_for(self._write(event(shown.body), last=True), LAST_WORD_SECONDS)
             return
         self.hall.counts.update({f"{key}_total": count for key, count in self.usage.items()})
-        self.hall.observe("request_seconds", time.perf_counter() - self.born)
         cached = {"cached_tokens": self.usage.pop("cached_tokens")}
         usage = {**self.usage, "total_tokens": self.usage.total(), "prompt_tokens_details": cached}
         if self.request.stream:
-            last = event({**self.head, "choices": [], "usage": usage}) if self.counts else b""
+            last = event({**self.head, "choices": [], "usage": usage}) if "usage" in self.head else b""
             return await self._write(last + b"data: [DONE]\n\n", last=True)
         choices = [task.result() for task in tasks]
-        await self._write(dumps({**self.head, "choices": choices, "usage": usage, **self.extra}), last=True)
+        await self._write(to_json({**self.head, "choices": choices, "usage": usage, **self.extra}), last=True)
 
     async def _choice(self, index: int, ids: list[int], turn: int) -> Json:
         """Have one answer written: stream it as it comes, or return it."""
@@ -262,27 +160,14 @@ class Answer(Response):
         room = engine.context - len(ids)
         seed = secrets.randbits(31) if request.seed is None else (request.seed + turn) % (1 << 31)
         asked = {**self.settings, "prompt": ids, "n_predict": min(request.max_tokens or room, room), "seed": seed}
-        quick = request.stream and request.top is None and "json_schema" not in asked
-        before, after = self._chunk(index, "\0").split(dumps("\0"))  # what is around the text in every chunk
         out = [self._chunk(index, "", role="assistant")] if self.chat else []
-        text, said = "", cast(Json, {"stop": False})
-        drawn: list[Json] = []
+        text, drawn, said = "", list[Json](), Json()
         async with self.hall.slots:
             if "json_schema" in asked:
-                await self._check_schema(asked)
+                await engine.check_schema(asked)
             async with aclosing(engine.events(asked)) as blocks:
                 async for block in blocks:
-                    if "content" not in said:
-                        self.hall.observe("first_token_seconds", time.perf_counter() - self.born)
-                    for line in block:
-                        if quick and text and b'"stop":false' in line:
-                            start = line.index(b'"content":') + 10
-                            piece = line[start : line.index(b',"tokens":[', start)].replace(b"\xef\xbf\xbd", b"")
-                            out += (before, piece, after) if piece != b'""' else ()
-                            continue
-                        said = json.loads(line)
-                        if "content" not in said:
-                            raise ApiError(503, "the engine broke off")
+                    for said in block:
                         new = said["content"].replace("\ufffd", "")  # bytes that are no text
                         if self.chat and not text:  # some formats have a space between the prompt and the answer
                             new = new.lstrip()
@@ -293,8 +178,6 @@ class Answer(Response):
                     if request.stream:
                         await self._write(b"".join(out))
                     out = []
-        if not said["stop"]:
-            raise ApiError(503, "the engine broke off")
         if "json_schema" in asked and said["stop_type"] == "eos":
             try:
                 json.loads(text)
@@ -305,58 +188,42 @@ class Answer(Response):
         self.usage["cached_tokens"] += 0 if turn else said["timings"]["cache_n"]
         finish = "length" if said["stop_type"] == "limit" else "stop"
         if request.stream:
-            await self._write(b"".join(out) + self._chunk(index, None, finish=finish))
+            await self._write(b"".join(out) + self._chunk(index, "", finish=finish))
         choice: Json = {"index": index, "logprobs": self._logprobs(drawn, 0), "finish_reason": finish}
         return choice | ({"message": {"role": "assistant", "content": text}} if self.chat else {"text": text})
 
-    async def _check_schema(self, asked: Json) -> None:
-        """llama.cpp writes what it likes where it cannot follow a schema. Lured to end the answer at once, it does so
-        only then."""
-        lure = {"logit_bias": [[min(self.hall.engine.stops), 1000.0]], "samplers": ["top_k"], "top_k": 1}
-        async with aclosing(self.hall.engine.events({**asked, **lure, "n_predict": 1})) as blocks:
-            async for block in blocks:
-                if json.loads(block[-1]).get("stop_type") == "eos":
-                    raise ApiError(400, "the engine cannot follow this schema", "response_format")
-
-    def _chunk(self, index: int, text: str | None, logprobs: Json | None = None, **more: str) -> bytes:
-        """An event of the stream. more: finish, in the last one of an answer; role, in the first one."""
-        delta = {key: more[key] for key in ("role",) if key in more} | ({} if text is None else {"content": text})
-        said: Json = {"delta": delta} if self.chat else {"text": text or ""}
-        choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": more.get("finish")}
-        extra = self.extra if "role" in more else {}
-        return event({**self.head, "choices": [choice], **extra} | ({"usage": None} if self.counts else {}))
+    def _chunk(self, index: int, text: str, logprobs: Json | None = None, role: str = "", finish: str = "") -> bytes:
+        """An event of the stream. role: in the first one of an answer; finish: in the last, which has no text."""
+        delta = ({"role": role} if role else {}) | ({} if finish else {"content": text})
+        said: Json = {"delta": delta} if self.chat else {"text": text}
+        choice = {"index": index, **said, "logprobs": logprobs, "finish_reason": finish or None}
+        return event({**self.head, "choices": [choice], **(self.extra if role else {})})
 
     def _logprobs(self, tokens: list[Json], offset: int) -> Json | None:
         """Of the tokens drawn, in the form that the route has. offset: characters of the answer before them."""
-        if (top := self.request.top) is None:
+        if (top := self.top) is None:
             return None
-        drawn = [named(one) for one in tokens]
-        likely = [[named(other) for other in one["top_logprobs"][:top]] for one in tokens]
+        drawn = [named(one) | {"top_logprobs": [named(other) for other in one["top_logprobs"][:top]]} for one in tokens]
         if self.chat:
-            return {"content": [one | {"top_logprobs": others} for one, others in zip(drawn, likely, strict=True)]}
+            return {"content": drawn}
         names = [one["token"] for one in drawn]
+        likely = [{other["token"]: other["logprob"] for other in one["top_logprobs"]} for one in drawn]
         return {
             "tokens": names,
             "token_logprobs": [one["logprob"] for one in drawn],
-            "top_logprobs": [{one["token"]: one["logprob"] for one in others} for others in likely] if top else None,
+            "top_logprobs": likely if top else None,
             "text_offset": [offset + len("".join(names[:i])) for i in range(len(names))],
         }
 
     async def _write(self, body: bytes, last: bool = False) -> None:
         if not self.begun:
             self.begun = True
-            kind = b"text/event-stream; charset=utf-8" if self.request.stream else b"application/json"
-            headers = [(b"content-type", kind), (b"x-accel-buffering", b"no")]
-            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self.send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
-def dumps(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def event(value: Any) -> bytes:
-    return b"data: " + dumps(value) + b"\n\n"
+def event(value: Json) -> bytes:
+    return b"data: " + to_json(value) + b"\n\n"
 
 
 def named(token: Json) -> Json:
@@ -365,77 +232,37 @@ def named(token: Json) -> Json:
     return {"token": name, "logprob": max(token["logprob"], -9999.0), "bytes": token["bytes"]}
 
 
-class Gate:
-    """Around the whole application: who may come in, and how much they may bring."""
-
-    def __init__(self, app: Any, hall: Hall, key: str | None, local: bool) -> None:
-        self.app, self.hall, self.key, self.local = app, hall, key, local
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        size, until, arrived = 0, asyncio.get_running_loop().time() + UPLOAD_SECONDS, False
-
-        async def bounded() -> Any:
-            nonlocal size, arrived
-            try:
-                async with asyncio.timeout_at(None if arrived else until):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "the body took too long to arrive") from None
-            size += len(message.get("body", b""))
-            if size > BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {BODY_BYTES:,} bytes")
-            arrived = not message.get("more_body", False)
-            return message
-
-        try:
-            self._check(dict(scope["headers"]), scope["path"])
-        except ApiError as error:
-            return await self.hall.refuse(error)(scope, receive, send)
-        await self.app(scope, bounded, send)
-
-    def _check(self, headers: dict[bytes, bytes], path: str) -> None:
-        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1")).lower()
-        if self.local and not self.key and host not in ("localhost", "127.0.0.1", "[::1]"):
-            # a page of elsewhere, whose name was made to lead here (DNS rebinding)
-            raise ApiError(403, "this host name is not served; open http://localhost", code="host_not_allowed")
-        if self.key and (path.startswith("/v1/") or path == "/metrics"):
-            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-            if not hmac.compare_digest(given, self.key.encode()):
-                raise ApiError(401, "the key is missing or wrong", code="invalid_api_key")
-        if self.hall.closing and path.startswith("/v1/"):
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > BODY_BYTES:
-            raise ApiError(413, f"the body is larger than {BODY_BYTES:,} bytes")
+def api_error(error: Exception) -> ApiError:
+    """For a wrong body by its place. Where a value may be of several kinds, the deepest error counts."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        found = []
+        for one in error.errors():  # a step with a bracket is the name of a kind that was tried
+            steps = () if one["type"] == "json_invalid" else one["loc"][1:]
+            at = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps if "[" not in str(step)]
+            found.append((len(at), "".join(at).lstrip("."), one["msg"]))
+        _, place, what = max(found, key=lambda one: one[0])
+        return ApiError(400, f"{place or 'the body (application/json)'}: {what}", place or None)
+    if isinstance(error, ChatBakerError):
+        return ApiError(400, str(error), error.where)
+    if isinstance(error, OSError):
+        return ApiError(503, "the engine broke off")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, error.detail)
+    return ApiError(500, "an internal error")  # a bug; uvicorn writes the traceback to standard error
 
 
-def explain(caught: RequestValidationError) -> ApiError:
-    """What is wrong with a body, by its place. Where a value may be of several kinds, the deepest error counts."""
-    errors = []
-    for error in caught.errors():  # a step with a bracket is the name of a kind that was tried
-        place = () if error["type"] == "json_invalid" else error["loc"][1:]
-        steps = [step for step in place if isinstance(step, int) or "[" not in step]
-        at = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-        text = "unknown parameter" if error["type"] == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
-        errors.append((len(steps), f"{at or 'the body (application/json)'}: {text}", at or None))
-    return ApiError(400, *max(errors, key=lambda one: one[0])[1:])
-
-
-def build(hall: Hall, key: str | None, local: bool) -> Gate:
-    """The application: routes, error bodies, pages, and the gate around them."""
+def build(hall: Hall, key: str | None, local: bool) -> Any:
+    """The application: routes, error bodies, pages; and around it who may come in, and how much they may bring."""
 
     async def refuse(request: Any, error: Exception) -> Response:
-        if isinstance(error, RequestValidationError):
-            error = explain(error)
-        if isinstance(error, StarletteHTTPException):
-            refused = hall.refuse(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}"))
-            refused.headers.update(error.headers or {})
-            return refused
-        if not isinstance(error, ApiError):  # a bug; uvicorn writes the traceback to standard error
-            error = ApiError(500, "an internal error")
-        return hall.refuse(error)
+        shown = api_error(error)
+        hall.counts[f'errors_total{{status="{shown.status_code}"}}'] += 1
+        headers = getattr(error, "headers", shown.headers)
+        return Response(json.dumps(shown.body), shown.status_code, headers, "application/json")
 
-    kinds = (ApiError, RequestValidationError, StarletteHTTPException, Exception)
+    kinds = (RequestValidationError, HTTPException, ChatBakerError, OSError, Exception)
     app = FastAPI(
         title="ChatBaker",
         version=__version__,
@@ -456,8 +283,7 @@ def build(hall: Hall, key: str | None, local: bool) -> Gate:
     async def chat_completions(request: ChatRequest) -> Response:
         known(request.model)
         messages = [message.plain() for message in request.messages]
-        cut = request.truncate is not None
-        ids, dropped = await asyncio.to_thread(hall.engine.fit, messages, request.max_tokens, cut)
+        ids, dropped = await asyncio.to_thread(hall.fit, messages, request.max_tokens, request.truncate is not None)
         return Answer(hall, request, [ids], dropped)
 
     @app.post("/v1/completions", response_class=Response, responses=whole_or_stream)
@@ -468,7 +294,7 @@ def build(hall: Hall, key: str | None, local: bool) -> Gate:
         if not 0 < len(prompts) <= hall.capacity:
             raise ApiError(400, f"give 1 to {hall.capacity} prompts", "prompt")
         ids = [await asyncio.to_thread(hall.engine.tokenize, one) if isinstance(one, str) else one for one in prompts]
-        return Answer(hall, request, [hall.engine.checked(one, "prompt") for one in ids])
+        return Answer(hall, request, [hall.checked(one, "prompt") for one in ids])
 
     @app.get("/v1/models")
     async def models() -> Json:
@@ -496,7 +322,35 @@ def build(hall: Hall, key: str | None, local: bool) -> Gate:
 
     mimetypes.add_type("text/javascript", ".js")  # Windows asks its registry, which may know better
     app.router.default = StaticFiles(directory=Path(__file__).with_name("page"), html=True)
-    return Gate(app, hall, key, local)
+
+    async def gate(scope: Any, receive: Any, send: Any) -> None:
+        size, until = 0, cast(float | None, asyncio.get_running_loop().time() + UPLOAD_SECONDS)
+
+        async def bounded() -> Any:
+            nonlocal size, until
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(408, "the body took too long to arrive") from None
+            size += len(message.get("body", b""))
+            if size > BODY_BYTES:
+                raise ApiError(413, f"the body is larger than {BODY_BYTES:,} bytes")
+            until = until if message.get("more_body") else None
+            return message
+
+        headers, refused = dict(scope["headers"]), None
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        host = re.sub(rb":\d*$", b"", headers.get(b"host", b"")).lower()
+        if local and not key and host not in (b"localhost", b"127.0.0.1", b"[::1]"):
+            # a page of elsewhere, whose name was made to lead here (DNS rebinding)
+            refused = ApiError(403, "this host name is not served; open http://localhost", code="host_not_allowed")
+        elif key and scope["path"].startswith(("/v1/", "/metrics")) and not hmac.compare_digest(given, key.encode()):
+            refused = ApiError(401, "the key is missing or wrong", code="invalid_api_key")
+        answer: Any = await refuse(None, refused) if refused else app
+        await answer({**scope, "asgi": {}}, bounded, send)  # where none is named, Starlette watches for who leaves
+
+    return gate
 
 
 class HttpServer(uvicorn.Server):
@@ -535,7 +389,7 @@ def serve(
     slots: int = 4,
     context: int | None = None,
     device: str = "auto",
-    quantize: str = "q8_0",
+    quantize: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. api_key: CHATBAKER_API_KEY where None. Raises ChatBakerError."""
     key = api_key or os.environ.get("CHATBAKER_API_KEY")
@@ -546,18 +400,15 @@ def serve(
         hint = "Another program has this port. Give one with --port" if error.errno == errno.EADDRINUSE else None
         raise ChatBakerError((error.strerror or str(error)).split(" (")[0], f"{shown}:{port}", hint) from None
     with listener:
-        gguf, folder = find_model(model, quantize) if model else (bundled_model(), None)
-        engine = SlotEngine(gguf or convert(folder, cast(Quantization, quantize)), device, context, slots)
-        path = Path(model).resolve() if model else gguf
-        name = re.sub(r"(-(bf16|q8_0|q4_0))?\.gguf$", "", cast(Path, path).name, flags=re.IGNORECASE)
-        hall, local = Hall(engine, name), ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+        engine = cast(LlamaCppEngine, open_engine(model, device, quantize, context, slots=slots))
+        name = re.sub(r"(-(bf16|q8_0|q4_0))?\.gguf$", "", Path(model or bundled_model()).resolve().name, flags=re.I)
+        local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
         address = f"http://{shown}:{listener.getsockname()[1]}"
-        welcome = (
-            f"{name}, {engine.name}, {slots} slots of {engine.context:,} tokens\nchat {address}/   API {address}/v1"
-        )
+        welcome = f"{name}, {engine.name}, {slots} slots of {engine.context:,} tokens\n"
+        welcome += f"chat {address}/   API {address}/v1"
         if not (local or key):
             welcome += "\nWARNING: whoever reaches this machine may use it. Set CHATBAKER_API_KEY, or --host 127.0.0.1"
         try:
-            HttpServer(hall, key, local, welcome).run([listener])
+            HttpServer(Hall(engine, name), key, local, welcome).run([listener])
         finally:
             engine.close()

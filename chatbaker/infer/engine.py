@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -156,9 +157,8 @@ def trim(messages: Messages, count: Callable[[Messages], int], limit: int) -> tu
     if (least := count(head + turns[-1:])) > limit:
         what = "the question and the system message are" if head else "the question is"
         raise ChatBakerError(f"{what} {least:,} tokens long, but {limit:,} fit this model", hint="Shorten it")
-    start = 2
-    while start < len(turns) - 1 and count(head + turns[start:]) > limit * 3 // 4:
-        start += 2
+    starts = range(2, len(turns) - 1, 2)
+    start = 2 + 2 * bisect_left(starts, True, key=lambda start: count(head + turns[start:]) <= limit * 3 // 4)
     return head + turns[start:], start
 
 
@@ -182,11 +182,12 @@ def open_engine(
     quantize: str | None = None,
     context: int | None = None,
     url: str | None = None,
+    slots: int | None = None,
 ) -> Engine:
     """Choose and load. With `url`, model is the name that the server knows it by. Raises ChatBakerError.
 
     device: auto, cpu, cuda, cuda:N or mps. quantize: how to convert a model folder for llama.cpp, q8_0 where None.
-    context: tokens; the model's own, at most 4,096, where None.
+    context: tokens; the model's own, at most 4,096, where None. slots: llama.cpp, and no other, for so many at once.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         raise ChatBakerError(f"unknown device {device!r}", hint="Use auto, cpu, cuda, cuda:N or mps")
@@ -199,7 +200,7 @@ def open_engine(
     gguf, folder = find_model(model, quantize or "q8_0") if model else (bundled_model(), None)
     if gguf and not folder and quantize and quantize not in gguf.name.lower():
         raise ChatBakerError("a GGUF file is quantized already", str(gguf), "Leave --quantize out")
-    if folder and (number := cuda_device(device, folder)) is not None:
+    if folder and not slots and (number := cuda_device(device, folder)) is not None:
         from chatbaker.infer.torch_engine import TorchEngine
 
         try:
@@ -211,7 +212,8 @@ def open_engine(
             say(f"the GPU cannot run it ({reason}); answering on the CPU")
     from chatbaker.infer.llamacpp import LlamaCppEngine
 
-    return LlamaCppEngine(gguf or convert(folder, cast(Quantization, quantize or "q8_0")), device, context)
+    path = gguf or convert(folder, cast(Quantization, quantize or "q8_0"))
+    return LlamaCppEngine(path, device, context, slots or 1)
 
 
 def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:

@@ -4,23 +4,26 @@ llama.cpp's own server applies the repetition penalty to the last N tokens, prom
 tokens generated so far, so every token is a request of its own: exact at any length, stoppable between two tokens,
 and 0.5 ms dearer than llama.cpp's own loop. The KV cache stays in the server's slot from token to token and from
 turn to turn. Its tokenizer is only reachable through its HTTP address, which is bound to this machine and locked
-with a random key.
+with a random key. There `events` asks for whole answers too, of which as many are written at once as it has slots.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import math
 import os
 import secrets
 import sys
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+from pydantic_core import from_json
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.detokenize import byte_level, sentence_piece
@@ -53,6 +56,7 @@ SMALL_MODEL = 64 << 20
 """A file of fewer bytes is read by one thread: two would wait for each other longer than they save."""
 SMALL_KV = 128 << 20
 """A KV cache of more bytes than this in 16 bits is kept in 8."""
+CACHED_CHARACTERS = 500_000
 GPU_TYPES = ("GPU", "IGPU")
 
 
@@ -78,21 +82,36 @@ def choose_gpu(device: str, free: list[int], need: int) -> int | None:
     return number
 
 
-class LlamaCppEngine(LocalEngine):
-    """A GGUF file, memory-mapped. Raises ChatBakerError for a file that is none, cut short, or of a foreign format."""
+def samplers(asked: Any, window: int) -> dict[str, Any]:
+    """How to draw, in llama.cpp's words. asked: a Sampling or what has its names. window: tokens the penalty sees."""
+    settings = {"repeat_penalty": asked.repetition_penalty, "repeat_last_n": window}
+    if asked.temperature == 0:
+        return settings | {"samplers": ["penalties", "top_k"], "top_k": 1}
+    settings |= {"temperature": asked.temperature, "top_k": asked.top_k, "top_p": asked.top_p}
+    return settings | {"samplers": ["penalties", "temperature", "top_k", "top_p"]}
 
-    def __init__(self, path: Path, device: str = "auto", context: int | None = None) -> None:
+
+class LlamaCppEngine(LocalEngine):
+    """A GGUF file, memory-mapped. Raises ChatBakerError for a file that is none, cut short, or of a foreign format.
+
+    slots: answers written at once through `events`, each with a context of its own; `stream` wants one alone.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", context: int | None = None, slots: int = 1) -> None:
         about = read_metadata(path)
         self.specials = about.specials
         self.template = detect(about.get("tokenizer.chat_template"), self.specials)
-        self.context = min(context or 4096, about.context)
+        self.context, self.slots = min(context or 4096, about.context), slots
         ends = [self.specials.get(text) for text in self.template.stop] + [about.get("tokenizer.ggml.eos_token_id")]
         self.stops = frozenset(token for token in ends if token is not None)
         self._tokens = about.tokens
+        self.vocabulary = len(self._tokens)
+        self._longest = max(map(len, self._tokens))
         self._types = about.get("tokenizer.ggml.token_type", [])
         self._bytes = sentence_piece if about.get("tokenizer.ggml.model") == "llama" else byte_level
         self._key = secrets.token_hex(16)
         self._text_ids: dict[str, list[int]] = {}
+        self._cached = 0
         self._held: list[int] = []  # the tokens whose keys and values are known to be in the slot
         self._server, where = self._open(path, about, device)
         self.name = f"{path.name} (llama.cpp, {where})"
@@ -101,7 +120,7 @@ class LlamaCppEngine(LocalEngine):
 
     def _open(self, path: Path, about: Metadata, device: str) -> tuple[Any, str]:
         """The loaded server and the place it runs on; a GPU that fails in auto mode means the CPU."""
-        kv_bytes = self.context * about.kv_width * 2
+        kv_bytes = self.slots * self.context * about.kv_width * 2
         found = gpus()
         gpu = choose_gpu(device, [d["memory_free"] for d in found], int((path.stat().st_size + kv_bytes) * 1.2))
         for number in dict.fromkeys((gpu, None if device == "auto" else gpu)):
@@ -117,14 +136,14 @@ class LlamaCppEngine(LocalEngine):
     def _params(self, path: Path, gpu: int | None, small_kv: bool) -> Any:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel = self.context, 1
-        params.n_batch = params.n_ubatch = PREFILL_STEP
+        params.n_ctx, params.n_parallel = self.context * self.slots, self.slots
+        params.n_batch = params.n_ubatch = max(PREFILL_STEP if gpu is None else 512, self.slots)
         params.n_gpu_layers, params.main_gpu = (0, 0) if gpu is None else (999, gpu)
         params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
         params.endpoint_metrics = True
         params.warmup = params.fit_params = params.ui = params.endpoint_slots = False
         params.cache_ram_mib, params.verbosity = 0, -1
-        params.port, params.api_keys, params.n_threads_http = 0, [self._key], 1
+        params.port, params.api_keys, params.n_threads_http = 0, [self._key], self.slots + 4
         if small_kv:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -135,9 +154,15 @@ class LlamaCppEngine(LocalEngine):
         return params
 
     def tokenize(self, text: str) -> list[int]:
-        if text not in self._text_ids:
-            self._text_ids[text] = self._worker.submit(self._tokenize, text).result()
-        return self._text_ids[text]
+        if len(text) > self.context * self._longest:  # will not fit; what it would be exactly is not worth the time
+            return [0] * (len(text) // self._longest)
+        if (ids := self._text_ids.get(text)) is None:
+            ids = self._worker.submit(self._tokenize, text).result()
+            self._cached += len(text) + len(ids)
+            if self._cached > CACHED_CHARACTERS:
+                self._text_ids, self._cached = {}, 0
+            self._text_ids[text] = ids
+        return ids
 
     def _tokenize(self, text: str) -> list[int]:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
@@ -168,13 +193,7 @@ class LlamaCppEngine(LocalEngine):
     ) -> tuple[int, list[tuple[int, float]]]:
         request = {"prompt": ids, "n_predict": 1, "seed": seed, "logprobs": debug}
         request |= {"verbose": True, "return_tokens": True}  # the only way to the token's number
-        request |= {"repeat_penalty": sampling.repetition_penalty, "repeat_last_n": generated}
-        if sampling.temperature == 0:
-            request |= {"samplers": ["penalties", "top_k"], "top_k": 1}
-        else:
-            request |= {"samplers": ["penalties", "temperature", "top_k", "top_p"], "temperature": sampling.temperature}
-            request |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
-        answer = self._complete(request)
+        answer = self._complete(request | samplers(sampling, generated))
         self._held = ids
         return answer["__verbose"]["tokens"][0], self._candidates(ids, answer, debug) if debug else []
 
@@ -192,6 +211,48 @@ class LlamaCppEngine(LocalEngine):
         if "error" in answer:
             raise ChatBakerError(f"llama.cpp: {answer['error']['message']}")
         return answer
+
+    async def events(self, request: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Events of llama.cpp's /completion, as many at a time as have come. Closing it frees the slot at once.
+
+        Each comes as an HTTP chunk, so the sizes of chunks stand on lines of their own. Raises ChatBakerError for a
+        request that llama.cpp refuses, OSError where it breaks off.
+        """
+        body, writer = json.dumps(request).encode(), None
+        head = f"POST /completion HTTP/1.1\r\nHost: {self._address}\r\nAuthorization: Bearer {self._key}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        try:
+            reader, writer = await asyncio.open_connection(*self._address.rsplit(":", 1))
+            writer.write(head.encode() + body)
+            status = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)[1]
+            if status == b"400":
+                message = json.loads((await reader.read()).decode(errors="replace"))["error"]["message"]
+                raise ChatBakerError(f"llama.cpp: {message}")
+            rest, done = b"", False
+            while status == b"200" and (data := await reader.read(1 << 16)):
+                *lines, rest = (rest + data).split(b"\n")
+                if found := [from_json(line[6:]) for line in lines if line.startswith(b"data: ")]:
+                    done = found[-1]["stop"]  # an error has none
+                    yield found
+            if not done:
+                raise EOFError
+        except (EOFError, ValueError, LookupError) as error:
+            raise ConnectionError("llama.cpp broke off") from error
+        finally:
+            if writer:
+                writer.transport.abort()
+
+    async def check_schema(self, request: dict[str, Any]) -> None:
+        """Raises ChatBakerError for a schema that llama.cpp cannot follow. It would write what it likes; only then it
+        can be lured to end the answer at once."""
+        lure = {"logit_bias": [[min(self.stops), 1000.0]], "samplers": ["top_k"], "top_k": 1, "n_predict": 1}
+        async for found in self.events(request | lure):
+            if found[-1].get("stop_type") == "eos":
+                raise ChatBakerError("the engine cannot follow this schema", "response_format")
+
+    def metrics(self) -> str:
+        """llama.cpp's own counters; that they come shows that its loop runs."""
+        return str(self._server.handle_metrics())
 
     def close(self) -> None:
         self._worker.shutdown()

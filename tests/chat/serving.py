@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatbaker.chat.server import Hall, HttpServer, SlotEngine
+from chatbaker.chat.server import Hall, HttpServer
+from chatbaker.infer.llamacpp import LlamaCppEngine
 
 NAME = "chatbaker-mini"
 
@@ -76,7 +77,7 @@ def question(content: str = "안녕하세요?", **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def serving(model: Path, slots: int = 2, key: str | None = None, context: int | None = None) -> Iterator[Served]:
-    engine = SlotEngine(model, "cpu", context, slots)
+    engine = LlamaCppEngine(model, "cpu", context, slots)
     hall = Hall(engine, NAME)
     server = HttpServer(hall, key, True)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -105,6 +105,8 @@ def test_completions(client):
     assert "".join(logprobs.tokens) == first.text
     assert [len(one) for one in logprobs.top_logprobs] == [2] * len(logprobs.tokens)
     assert logprobs.text_offset[1] == len(logprobs.tokens[0])
+    drawn = client.completions.create(model=NAME, prompt="서울은", temperature=0, max_tokens=4, logprobs=0).choices[0]
+    assert (drawn.logprobs.tokens, drawn.logprobs.top_logprobs) == (logprobs.tokens[:4], None)
     several = client.completions.create(model=NAME, prompt=["서울은", "부산은"], temperature=0, max_tokens=4)
     assert several.choices[0].text == first.text
     chunks = client.completions.create(model=NAME, prompt="서울은", temperature=0, max_tokens=4, stream=True)
