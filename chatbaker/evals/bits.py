@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_bytes, read_jsonl, read_shards
+from chatbaker.evals.ledger import read_text
+from chatbaker.jsonl import read_jsonl, read_shards
 from chatbaker.rundir import RunDir, find_files
 
 HELD_OUT = 100_000  # bytes of a source's held-out documents from which on no more are measured
@@ -47,12 +47,7 @@ def read(path: Path) -> list[str]:
                 raise ChatBakerError("no column 'text'", f"{path}:{number}")
             texts.append(record["text"])
     else:
-        data = b"".join(read_bytes(path))
-        for encoding in ("cp949", "utf-8-sig"):
-            with suppress(UnicodeDecodeError):
-                texts = [data.decode(encoding)]
-        if not texts:
-            raise ChatBakerError("neither UTF-8 nor CP949", str(path))
+        texts = [read_text(path)]
     if texts := [unicodedata.normalize("NFC", text) for text in texts if text.strip()]:
         return texts
     raise ChatBakerError("no text in it", str(path))

@@ -10,58 +10,65 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.evals.ledger import Ledger, Row, clean
 from chatbaker.evals.register import register_of
-from chatbaker.evals.verdicts import Ledger, clean
-from chatbaker.infer.engine import Engine, Sampling
+from chatbaker.infer.engine import Messages, Sampling, identity, open_engine
 from chatbaker.jsonl import read_jsonl
 from chatbaker.log import progress
 from chatbaker.rundir import digest
 
 SAMPLING = Sampling(temperature=0, max_new_tokens=256, seed=0)
 STRETCH, SHARE = 12, 0.5
-Row = dict[str, Any]
+ANSWER = ("model", "sampling", "answer", "finish_reason", "completion_tokens")
+"""What a ledger of answers holds."""
 
 
-def examine(engine: Engine, limit: int | None = None, ledger: Ledger | None = None, source: Any = None) -> Row:
+def examine(ledger: Ledger, model: str | None, url: str | None, device: str, limit: int | None = None) -> Row:
     """Ask all conversations, or `limit` of them evenly spread; the figures and the answers, as plain JSON.
 
-    ledger keeps each answer as it comes; what it holds of this `source` (a fingerprint of the model) is not asked
-    again. Raises ChatBakerError where no conversation can be answered.
+    Raises ChatBakerError where no conversation can be answered.
     """
     rows = [row for _, row in read_jsonl(Path(__file__).with_name("chat_prompts.jsonl"))]
     rows = [rows[i * len(rows) // limit] for i in range(limit)] if limit and limit < len(rows) else rows
-    answers: list[Row] = []
-    failed: list[Row] = []
-    with progress("chat", len(rows)) as bar:
-        for number, row in enumerate(rows, 1):
-            key = digest([source, row["messages"], asdict(SAMPLING)])
-            known = ledger.by_key.get(key) if ledger else None
-            try:
-                said = known[0] if known else {"key": key} | ask(engine, row["messages"])
-            except ChatBakerError as error:  # too long for the context; from a server, anything
-                if engine.context is None and not answers:
-                    raise
-                failed.append({"id": row["id"], "reason": str(error)})
-            else:
-                if ledger and not known:
-                    ledger.append(said)
-                answers.append(judge(row, said))
-            bar.update(number)
-    if not answers:
-        raise ChatBakerError("not one conversation could be answered", engine.name, failed[0]["reason"])
+    said = answer([row["messages"] for row in rows], SAMPLING, ledger, model, url, device)
+    both = list(zip(rows, said, strict=True))
+    failed = [{"id": row["id"], "reason": one["reason"]} for row, one in both if "reason" in one]
+    if len(failed) == len(rows):
+        raise ChatBakerError("not one conversation could be answered", said[0]["model"], failed[0]["reason"])
+    answers = [judge(row, one) for row, one in both if "reason" not in one]
     return summarize(answers) | {"sampling": asdict(SAMPLING), "failed": failed, "answers": answers}
 
 
-def ask(engine: Engine, messages: list[dict[str, str]]) -> Row:
-    chunks = list(engine.stream(messages, SAMPLING))
-    usage = chunks[-1].usage
-    text = clean("".join(chunk.text for chunk in chunks))
-    return {"answer": text, "finish_reason": usage.finish_reason, "tokens": usage.completion_tokens}
+def answer(
+    asked: list[Messages], sampling: Sampling, ledger: Ledger, model: str | None, url: str | None, device: str
+) -> list[Row]:
+    """What a model says to each conversation, or the `reason` for nothing. What the ledger holds is not asked again."""
+    source = identity(model, url)
+    keys = [digest([source, messages, asdict(sampling)]) for messages in asked]
+    failed: dict[str, Row] = {}
+    if left := {key: messages for key, messages in zip(keys, asked, strict=True) if key not in ledger.by_key}:
+        with closing(open_engine(model, device, url=url)) as engine, progress("answers", len(left)) as bar:
+            for number, (key, messages) in enumerate(left.items(), 1):
+                row: Row = {"key": key, "model": engine.name, "sampling": asdict(sampling)}
+                try:
+                    chunks = list(engine.stream(messages, sampling))
+                except ChatBakerError as error:  # too long for the context, or a server that is out of order
+                    if engine.context is None and not ledger.by_key.keys() & keys:
+                        raise
+                    row |= {"answer": "", "finish_reason": "error", "completion_tokens": 0, "reason": str(error)}
+                    failed[key] = row
+                else:
+                    usage = chunks[-1].usage
+                    row |= {"answer": clean("".join(chunk.text for chunk in chunks))}
+                    row |= {"finish_reason": usage.finish_reason, "completion_tokens": usage.completion_tokens}
+                    ledger.append(row)
+                bar.update(number)
+    return [failed[key] if key in failed else ledger.by_key[key][-1] for key in keys]
 
 
 def judge(row: Row, said: Row) -> Row:
@@ -71,7 +78,7 @@ def judge(row: Row, said: Row) -> Row:
     found = {"register": register_of(answer), "stopped": said["finish_reason"] == "stop", "repeated": repeats(answer)}
     other = bool(re.search(r"[^\W\d_]", answer)) and not re.search(script, answer)
     row = {"id": row["id"], "messages": row["messages"], "expected": row["register"]}
-    return row | {"answer": answer, "tokens": said["tokens"]} | found | {"wrong_language": other}
+    return row | {"answer": answer, "tokens": said["completion_tokens"]} | found | {"wrong_language": other}
 
 
 def repeats(text: str) -> bool:

@@ -31,7 +31,7 @@ class Scoring(LlamaCppEngine):
 
     def __init__(self, path: Path, device: str) -> None:
         self.about = read_metadata(path)
-        self.context, self._key = min(self.about.context, 4096), secrets.token_hex(16)
+        self.context, self.slots, self._key = min(self.about.context, 4096), 1, secrets.token_hex(16)
         self._worker = ThreadPoolExecutor(1, "llama.cpp")
         self._server, where = self._open(path, self.about, device)
         self._address = self._server.listening_address.rpartition("://")[2]

@@ -13,7 +13,6 @@ import io
 import re
 import sys
 import time
-from contextlib import closing
 from dataclasses import asdict
 from itertools import combinations
 from math import log
@@ -21,17 +20,20 @@ from pathlib import Path
 from string import Template
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.evals.chat import ANSWER, answer
+from chatbaker.evals.ledger import Ledger, Row, clean, read_text
 from chatbaker.evals.statistics import RESULTS, agreement, correlation, equal_length, refused, summary, tally
-from chatbaker.evals.verdicts import METRICS, Judge, Ledger, Request, Row, clean
-from chatbaker.infer.engine import Sampling, identity, open_engine
-from chatbaker.jsonl import read_bytes, read_jsonl, write_jsonl
-from chatbaker.log import duration, progress, say
+from chatbaker.evals.verdicts import METRICS, Judge, Request
+from chatbaker.infer.engine import Sampling
+from chatbaker.jsonl import read_jsonl, write_jsonl
+from chatbaker.log import duration, say
 from chatbaker.recipe import Judge as Section
 from chatbaker.recipe import Recipe
-from chatbaker.rundir import RunDir, digest, write_json
+from chatbaker.rundir import RunDir, write_json
 
 COLUMNS = ("id", "question", "category", "task")
 TYPICAL = {"score": 500, "pair": 120}  # tokens of a reply, for the estimate; a prompt token is taken for three bytes
+FIELDS = ("judge", "kind", "id", "body", "seconds")  # of a reply
 ORDERS = ({"A": "won", "B": "lost", "tie": "tied"}, {"A": "lost", "B": "won", "tie": "tied"})
 Rows = dict[str, Row]  # by their id
 Pairs = dict[str, tuple[Request, Request]]  # our answer is A in the first, B in the second
@@ -55,13 +57,15 @@ def run(
     against = [RunDir(Path(folder)).need("judge", "answers.jsonl", stage="judge") for folder in section.against]
     sampling = Sampling(section.temperature, max_new_tokens=section.max_new_tokens, seed=recipe.seed)
     name = model if model or url else str(run.need("sft", stage="sft").parent)
-    answers = answer(prompts, Ledger(home / "generated.jsonl"), sampling, name, url, device)
+    judge = None if answers_only else Judge(section.url, section.model, Ledger(home / "replies.jsonl", *FIELDS))
+    asked_of = [[{"role": "user", "content": row["question"]}] for row in prompts]
+    given = answer(asked_of, sampling, Ledger(home / "generated.jsonl", *ANSWER), name, url, device)
+    answers = [row | said for row, said in zip(prompts, given, strict=True)]
     said = {row["id"]: row for row in answers if "reason" not in row}
     _write(home / "answers.jsonl", answers)
     say(f"{len(said)} of {len(prompts)} prompts answered: {home / 'answers.jsonl'}")
-    if answers_only:
+    if judge is None:
         return
-    judge = Judge(section.url, section.model, Ledger(home / "replies.jsonl"))
     asked = {id: ask("score", section.language, row, answer=row["answer"]) for id, row in said.items()}
     pairs = {path: match(section.language, said, _read(path)) for path in against}
     left = judge.left([*asked.values(), *(one for each in pairs.values() for both in each.values() for one in both)])
@@ -93,20 +97,13 @@ def run(
 
 def read_prompts(path: Path) -> list[Row]:
     """The rows of a CSV file, UTF-8 or CP949, in NFC. Raises ChatBakerError naming the line (a row's last)."""
-    data = b"".join(read_bytes(path))
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp949", errors="replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     prompts: Rows = {}
     try:
         if missing := set(COLUMNS) - set(reader.fieldnames or ()):
             raise ValueError(f"no column {min(missing)!r}; the first line is {','.join(COLUMNS)}")
         for row in reader:
             prompt = {column: clean(row[column] or "") for column in COLUMNS}
-            if "\ufffd" in "".join(prompt.values()):
-                raise ValueError("neither UTF-8 nor CP949")
             if not (prompt["id"] and prompt["question"]):
                 raise ValueError("no id or no question")
             if prompt["id"] in prompts:
@@ -117,33 +114,6 @@ def read_prompts(path: Path) -> list[Row]:
     except (ValueError, csv.Error) as error:
         raise ChatBakerError(str(error), f"{path}:{max(reader.reader.line_num, 1)}") from None
     return list(prompts.values())
-
-
-def answer(
-    prompts: list[Row], ledger: Ledger, sampling: Sampling, model: str | None, url: str | None, device: str
-) -> list[Row]:
-    """Each prompt with its answer, or with the reason for having none. What the ledger holds is not asked again."""
-    source = identity(model, url)
-    keys = {row["id"]: digest([source, row["question"], asdict(sampling)]) for row in prompts}
-    given = {row["key"]: row for row in ledger.rows if row["key"] in keys.values()}
-    if left := [row for row in prompts if keys[row["id"]] not in given]:
-        with closing(open_engine(model, device, url=url)) as engine, progress("answers", len(left)) as bar:
-            for number, row in enumerate(left, 1):
-                reply: Row = {"key": keys[row["id"]], "model": engine.name, "sampling": asdict(sampling)}
-                try:
-                    chunks = list(engine.stream([{"role": "user", "content": row["question"]}], sampling))
-                except ChatBakerError as error:  # too long for the context, or a server that is out of order
-                    if engine.context is None and not given:
-                        raise
-                    reply |= {"answer": "", "finish_reason": "error", "completion_tokens": 0, "reason": str(error)}
-                else:
-                    usage = chunks[-1].usage
-                    reply |= {"answer": clean("".join(chunk.text for chunk in chunks))}
-                    reply |= {"finish_reason": usage.finish_reason, "completion_tokens": usage.completion_tokens}
-                    ledger.append(reply)
-                given[reply["key"]] = reply
-                bar.update(number)
-    return [row | given[keys[row["id"]]] for row in prompts]
 
 
 def ask(kind: str, language: str, row: Row, **answers: str) -> Request:
@@ -178,9 +148,8 @@ def confirm(judge: Judge, left: list[Request], section: Section, yes: bool) -> N
 
 
 def flat(verdict: Row) -> Row:
-    scores = {metric: verdict[metric]["score"] for metric in METRICS}
-    explanations = {metric: verdict[metric]["explanation"] for metric in METRICS}
-    return {"scores": scores, "explanations": explanations, "total": sum(scores.values())}
+    row: Row = {f"{part}s": {name: verdict[name][part] for name in METRICS} for part in ("score", "explanation")}
+    return row | {"total": sum(row["scores"].values())}
 
 
 def compare(judge: Judge, path: Path, pairs: Pairs, ours: Rows, mine: Rows) -> tuple[Row, list[Row]]:

@@ -8,25 +8,24 @@ digest of the model and the request.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 from unicodedata import normalize
 
 from lm_eval.api.model import LM
 
 from chatbaker.errors import ChatBakerError, missing_extra
+from chatbaker.evals.ledger import Ledger
 from chatbaker.infer.engine import bundled_model, cuda_device, find_model, identity
 from chatbaker.infer.remote import RemoteEngine
-from chatbaker.jsonl import read_jsonl
 from chatbaker.log import Progress, progress
 from chatbaker.model.config import read_config
-from chatbaker.rundir import digest, disk_error
+from chatbaker.rundir import digest
 
 AT_ONCE, RETRIES = 8, 8
 """Requests under way at a server; times that one is asked again where the server is busy, with growing pauses."""
@@ -75,58 +74,58 @@ def _open_hf(model: str, device: str, batch_size: int) -> LM:
         raise missing_extra(error.name or "accelerate", "eval") from None
     disable_progress_bar()
     rows, dtype = (batch_size or 4, "float32") if device == "cpu" else (batch_size or "auto", "auto")
-    try:
+    with _one_line("load", model, "A causal language model's folder holds config.json, weights, a tokenizer's files"):
         lm = HFLM(pretrained=model, device=device, batch_size=rows, dtype=dtype, trust_remote_code=False)
         if len(lm.tokenizer) < 100:  # it makes an empty one where the files are missing
             raise FileNotFoundError("no tokenizer")
-    except Exception as error:  # transformers raises a score of kinds: no weights, no tokenizer, unknown, no network
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        hint = "A causal language model's folder holds config.json, weights, and its tokenizer's files"
-        raise ChatBakerError(f"transformers cannot load it ({reason})", model, hint) from None
+    longest = lm._max_length = min(lm.max_length, getattr(lm.config, "max_seq_len", lm.max_length))  # MPT's own name
+    score = lm._loglikelihood_tokens
+
+    def cut(requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = True, **options: Any) -> Any:
+        """Of an answer longer than the context its end, as of all else; lm-eval stops there."""
+        short = [(args, context, answer[-longest:]) for args, context, answer in requests]
+        with _one_line("run", model, "A smaller eval.batch_size, or --device cpu, takes less memory"):
+            return score(requests=short, disable_tqdm=True, **options)
+
+    lm._loglikelihood_tokens = cut
     lm.name = f"{Path(model).name} (transformers, {device})"
     return lm
+
+
+@contextmanager
+def _one_line(verb: str, model: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except ChatBakerError:  # of the cache hook
+        raise
+    except Exception as error:  # transformers raises a score of kinds: no weights, no tokenizer, unknown, no network
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ChatBakerError(f"transformers cannot {verb} it ({reason})", model, hint) from None
 
 
 class Scorer(LM):
     """A back end behind its finished scores: asks it only for what is not known. Close it when done.
 
-    It is the back end's cache hook too, which is told of each score at once.
+    It is the back end's cache hook too, which is told of each score at once. Requests go on in NFC.
     """
 
     def __init__(self, inner: Any, kind: str, source: Any, cache: Path | None) -> None:
         super().__init__()
         self.inner, self.kind, self.name, self.source = inner, kind, str(inner.name), source
-        self.cache, self.joint, self.lock = cache, b"\n", Lock()  # a kill may have cut the file's last line
-        self.known: dict[Any, Any] = {}
-        self.bar: Progress | None = None
-        self.done = 0
+        self.ledger, self.done = Ledger(cache, "score"), 0
+        self.bar: Progress
         inner.cache_hook = self
-        for _, record in read_jsonl(cache, on_bad=lambda _: None) if cache and cache.exists() else ():
-            score = record.get("score")
-            self.known[record.get("key")] = tuple(score) if isinstance(score, list) else score
 
     def key(self, request: str, args: Sequence[str]) -> str:
         return digest([self.kind, self.source, request, *args])
 
     def add_partial(self, request: str, args: Sequence[str], score: Any) -> None:
-        key = self.key(request, args)
-        line = json.dumps({"key": key, "score": score}).encode() + b"\n"
-        with self.lock:
-            self.known[key] = score
-            self.done += 1
-            try:
-                if self.cache is not None:
-                    self.cache.parent.mkdir(parents=True, exist_ok=True)
-                    with self.cache.open("ab") as file:
-                        file.write(self.joint + line)
-            except OSError as error:
-                raise disk_error(error, Path(str(self.cache))) from error
-            self.joint = b""
-            if self.bar is not None:
-                self.bar.update(self.done)
+        self.ledger.append({"key": self.key(request, args), "score": score}, sync=False)
+        self.done += 1
+        self.bar.update(self.done)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        return self._ask("loglikelihood", requests, len(requests))
+        return [(chance, best) for chance, best in self._ask("loglikelihood", requests, len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         if self.kind == "remote":
@@ -134,19 +133,18 @@ class Scorer(LM):
         return self._ask("loglikelihood_rolling", requests, DOCUMENTS)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        if self.kind != "hf":
-            raise ChatBakerError("tasks that let the model write are offered through transformers only", self.name)
-        return list(self.inner.generate_until(requests))
+        raise NotImplementedError  # no task in suites.json lets the model write
 
     def _ask(self, name: str, requests: list[Any], step: int) -> list[Any]:
-        keys = [self.key(name, request.args) for request in requests]
-        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.known}
+        texts = [tuple(normalize("NFC", text) for text in request.args) for request in requests]
+        keys, known = [self.key(name, args) for args in texts], self.ledger.by_key
+        new = {key: SimpleNamespace(args=args) for key, args in zip(keys, texts, strict=True) if key not in known}
         self.done, missing = len(set(keys)) - len(new), list(new.values())
         # Some of what lies below prints; standard output is for the result.
         with progress("scores", len(set(keys)), self.done) as self.bar, redirect_stdout(sys.stderr):
             for start in range(0, len(missing), step):
                 getattr(self.inner, name)(missing[start : start + step], disable_tqdm=True)
-        return [self.known[key] for key in keys]
+        return [known[key][0]["score"] for key in keys]
 
     def close(self) -> None:
         if hasattr(self.inner, "close"):
@@ -171,7 +169,7 @@ class RemoteLM(RemoteEngine):
                 raise
 
     def _score(self, args: tuple[str, str]) -> None:
-        context, continuation = normalize("NFC", args[0]) or "\n", normalize("NFC", args[1])
+        context, continuation = args[0] or "\n", args[1]
         prompt, boundary = context + continuation, len(context.rstrip()) or len(context)
         said = self._echo(prompt)
         offsets = list(said.text_offset)

@@ -19,13 +19,7 @@ from typing import Literal, cast
 
 Register = Literal["formal", "informal", "mixed", "unknown"]
 Style = Literal["hapsyo", "haeyo", "banmal"]
-STYLES: dict[str, Style] = {
-    "hapsyo": "hapsyo",
-    "haeyo": "haeyo",
-    "banmal": "banmal",
-    "polite": "haeyo",
-    "plain": "banmal",
-}
+STYLES = {"polite": "haeyo", "plain": "banmal"}  # of groups that are not named after one
 
 CODE = re.compile(
     r"```.*?(?:```|\Z)|^\s*(?:#+ |>|\|)[^\n]*$|^\s*\*\*[^*\n]*[^*\n.!?]\*\*:?\s*$", re.DOTALL | re.MULTILINE
@@ -66,7 +60,8 @@ def endings() -> dict[str, re.Pattern[str]]:
 
 def first(text: str, *groups: str) -> Style | None:
     """The style of the first group with an ending that fits."""
-    return next((STYLES[name.split()[0]] for name in groups if endings()[name].search(text)), None)
+    found = (name.split()[0] for name in groups if endings()[name].search(text))
+    return cast(Style | None, next((STYLES.get(name, name) for name in found), None))
 
 
 def style(clause: str, mark: str = "") -> Style | None:

@@ -8,7 +8,6 @@ Texts longer than the context lose their beginning, as in lm-eval's own Hugging 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -73,7 +72,7 @@ class TokenLM(TemplateLM):
     context: int
     prefix: int
     ids_of: Callable[[str, bool], list[int]]
-    """Ids of NFC text; where True, with what this model puts around a text, if anything."""
+    """Ids of a text; where True, with what this model puts around a text, if anything."""
 
     def score(self, texts: list[Text]) -> Iterator[tuple[int, Score]]:
         """(number of the text, its score) in any order, as they are known."""
@@ -84,7 +83,7 @@ class TokenLM(TemplateLM):
         return self.prefix
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        return self.ids_of(unicodedata.normalize("NFC", string), add_special_tokens is not False)
+        return self.ids_of(string, add_special_tokens is not False)
 
     def _loglikelihood_tokens(self, requests: list[tuple[Any, list[int], list[int]]], **_: Any) -> list[Score]:
         texts, cut = [], 0
@@ -169,9 +168,7 @@ class TorchLM(TokenLM):
             for _, path, scored in tree.wanted:
                 nodes += [row * T + node for node in path[len(path) - len(scored) :]]
                 targets += scored
-        branched = any(
-            len(tree.branches) > 1 for tree in trees
-        )  # else they are plain texts: causal attention is faster
+        branched = any(len(tree.branches) > 1 for tree in trees)  # plain texts have causal attention, which is faster
         seen = (positions_BT.to(self._device), mask_BTT[:, None].to(self._device)) if branched else None
         hidden_ND = self.model(ids_BT.to(self._device), tree=seen).flatten(0, 1)
         scored_N = torch.tensor(targets, device=self._device)

@@ -14,10 +14,10 @@ from typing import Any
 from chatbaker import __version__
 from chatbaker.errors import ChatBakerError
 from chatbaker.evals import bits, suites
-from chatbaker.evals.chat import examine
+from chatbaker.evals.chat import ANSWER, examine
+from chatbaker.evals.ledger import Ledger
 from chatbaker.evals.lm import open_lm
-from chatbaker.evals.verdicts import Ledger
-from chatbaker.infer.engine import identity, open_engine
+from chatbaker.infer.engine import identity
 from chatbaker.log import duration, say
 from chatbaker.recipe import Recipe
 from chatbaker.rundir import RunDir, write_json
@@ -26,6 +26,8 @@ from chatbaker.rundir import RunDir, write_json
 def run(recipe: Recipe, run: RunDir, model: str | None = None, url: str | None = None, device: str = "auto") -> None:
     """Write eval/results.json and print it as a table. Raises ChatBakerError where nothing at all can be measured."""
     section, home, began, given = recipe.eval, Path(recipe.data_root), time.time(), bool(model or url)
+    if given:
+        identity(model, url)  # a wrong name is told of now
     tasks = suites.select(section.suites, section.tasks)
     texts = bits.find(section.texts, home, None if section.tasks else run)
     say(f"eval: reading {len(tasks)} sets")
@@ -48,10 +50,9 @@ def run(recipe: Recipe, run: RunDir, model: str | None = None, url: str | None =
     for suite in sorted({row["suite"] for row in results["scores"]} & results["published"].keys()):
         results["averages"][suite] = suites.average(suite, results["scores"], section.limit)
     if "chat" in section.suites and not section.tasks:
-        asked, answers = model if given else str(run.root), Ledger(run.path("eval", "answers.jsonl"))
+        answers = Ledger(run.path("eval", "answers.jsonl"), *ANSWER)
         try:
-            with closing(open_engine(asked, device, url=url)) as engine:
-                results["chat"] = examine(engine, section.limit, answers, identity(asked, url))
+            results["chat"] = examine(answers, model if given else str(run.root), url, device, section.limit)
         except ChatBakerError as error:  # no chat model yet, say, or no template; the scores stay
             absent.append({"suite": "chat", "task": "chat", "reason": str(error)})
     if not (results["scores"] or results["bits_per_byte"] or results["chat"]):
@@ -65,36 +66,30 @@ def run(recipe: Recipe, run: RunDir, model: str | None = None, url: str | None =
 
 def show(results: dict[str, Any]) -> None:
     """Print the results, at most 110 columns wide."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=110, highlight=False, markup=False, emoji=False)
-    table = Table("task", "metric", "score", "±", "items", "chance", "majority", "", suites.REFERENCE)
-    for column in (*table.columns[2:7], table.columns[8]):
-        column.justify = "right"
+    line = "{:<18}{:<10}{:>7}{:>7}{:>8}{:>8}{:>10}  {:<11}{:>19}".format
+    if results["scores"]:
+        limit = f", the first {results['limit']} items of each set" if results["limit"] else ""
+        print(f"{results['model']}: zero-shot{limit}\nMarked: not above chance and majority (95 %)\n")
+        print(line("task", "metric", "score", "±", "items", "chance", "majority", "", suites.REFERENCE))
     for suite in dict.fromkeys(row["suite"] for row in results["scores"]):
         published = results["published"][suite]["models"][suites.REFERENCE] if suite in results["published"] else {}
         for row in [row for row in results["scores"] if row["suite"] == suite]:
             cells = [_cell(row[name]) for name in ("value", "stderr", "n", "chance", "majority")]
-            cells += ["" if row["above"] else "not above", _cell(published.get(row["label"]))]
-            table.add_row(row["task"], row["metric"], *cells)
+            mark = "" if row["above"] else "not above"
+            print(line(row["task"], row["metric"], *cells, mark, _cell(published.get(row["label"]))))
         if mean := results["averages"].get(suite):
             of = f"{mean['n']} of {mean['of']}"
-            table.add_row(f"{suite}: mean", of, _cell(mean["value"]), *[""] * 5, _cell(mean["published"]))
-        table.add_section()
-    if results["scores"]:
-        limit = f", the first {results['limit']} items of each set" if results["limit"] else ""
-        console.print(f"{results['model']}: zero-shot{limit}. Marked: not above chance and majority (95 %)")
-        console.print(table)
+            print(line(f"{suite}: mean", of, _cell(mean["value"]), *[""] * 5, _cell(mean["published"])))
+        print()
     for row in results["absent"]:
-        console.print(f"absent: {row['suite']}, {row['task']}: {row['reason']}")
+        print(f"absent: {row['suite']}, {row['task']}: {row['reason']}")
     for row in results["bits_per_byte"]:
-        console.print(f"{row['bits_per_byte']:.4f} bits per byte: {row['file']} ({row['language']}, {row['bytes']:,})")
+        print(f"{row['bits_per_byte']:.4f} bits per byte: {row['file']} ({row['language']}, {row['bytes']:,})")
     if chat := results["chat"]:
         shares = {f"register kept, {name}": chat["register"][name] for name in ("formal", "informal")}
         for name, share in (shares | {"stop rate": chat["stop_rate"], "repetition": chat["repetition_rate"]}).items():
             span = f"{_cell(share['value'])} [{_cell(share['low'])}, {_cell(share['high'])}] of {share['n']}"
-            console.print(f"{name}: {span}")
+            print(f"{name}: {span}")
 
 
 def _cell(value: float | int | None) -> str:

@@ -90,7 +90,8 @@ def load(tasks: Sequence[Task], data: Path | None, limit: int | None) -> tuple[l
     """
     if data and not data.is_dir():
         raise ChatBakerError("no such folder", str(data), "eval.data (--data) holds one folder a task")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for talkative in ("lm_eval", "huggingface_hub"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     lm_eval.api.task.tqdm = functools.partial(lm_eval.api.task.tqdm, disable=True)  # has no switch of its own
     environment = lm_eval.utils.env  # compiles a template anew for every item: most of the time of a large set
@@ -128,7 +129,7 @@ def _load(manager: Any, task: Task, data: Path | None, limit: int | None) -> Loa
         folder = data / (task.data or task.task)
         paths = [folder / (task.split + suffix) for suffix in (".jsonl", ".jsonl.zst", ".jsonl.gz")]
         if not (paths := [path for path in paths if path.is_file()]):
-            return f"no {folder.name}/{task.split}.jsonl (.zst, .gz) in {data}"
+            return f"no {folder.name}/{task.split}.jsonl (.zst, .gz) there"
         rows = read_rows(task, where := paths[0])
         spec["custom_dataset"] = lambda **_: {task.split: datasets.Dataset.from_list(rows)}
     try:  # a group with one member is the form in which lm-eval takes changes to a task that it knows
@@ -172,7 +173,8 @@ def _picks(task: Any, limit: int | None) -> Iterator[list[dict[str, Any]]]:
     for _, doc in task.doc_iterator(rank=0, limit=limit, world_size=1):
         task.doc_to_text(doc)  # a wrong item shows now, not after hours
         count = range(len(task.doc_to_choice(doc)))
-        yield [task.process_results(doc, [(-1.0 if i == pick else -1e9, False) for i in count]) for pick in count]
+        picks = count if int(doc.get("label", 0)) in count else ()  # COPA would take any other for the second
+        yield [task.process_results(doc, [(-1.0 if i == pick else -1e9, False) for i in count]) for pick in picks]
 
 
 def baseline(rows: list[list[Any]], where: str) -> tuple[float, float]:
@@ -180,9 +182,9 @@ def baseline(rows: list[list[Any]], where: str) -> tuple[float, float]:
 
     For macro-F1 the values are (gold, picked). Raises ChatBakerError for an item without a right choice.
     """
-    pairs = isinstance(rows[0][0], tuple)
+    pairs = any(isinstance(value, tuple) for value in rows[0])
     for number, row in enumerate(rows, 1):
-        if (row[0][0] < 0) if pairs else max(row) <= 0:
+        if not row or ((row[0][0] < 0) if pairs else max(row) <= 0):
             raise ChatBakerError(f"item {number} has no right answer among its choices", where)
     width = max(map(len, rows))
     if pairs:

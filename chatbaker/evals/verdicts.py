@@ -11,25 +11,21 @@ import json
 import os
 import re
 import time
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_jsonl
+from chatbaker.evals.ledger import Ledger, Row, clean
 from chatbaker.log import progress, say
-from chatbaker.rundir import digest, disk_error
+from chatbaker.rundir import digest
 
 SCHEMAS = json.loads(Path(__file__).with_name("judge_schemas.json").read_text(encoding="utf-8"))
 METRICS = tuple(SCHEMAS["score"]["properties"])
 ASKS, RETRIES = 3, 7
 TIMEOUT = 600.0  # seconds for a reply: a local judge may be slow, and requests may queue before it
 MAX_TOKENS = 4096  # of a reply, the larger part for judges that think first
-Row = dict[str, Any]
 
 
 class Request(NamedTuple):
@@ -41,36 +37,6 @@ class Request(NamedTuple):
 
     def key(self, judge: str) -> str:
         return digest([judge, self.kind, self.text])
-
-
-class Ledger:
-    """An append-only file of JSON lines, each on disk when `append` returns. A line cut short by a kill is left out."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._joint = path, Lock(), b""
-        self.rows: list[Row] = []
-        self.by_key: dict[str, list[Row]] = defaultdict(list)
-        if path.exists():
-            for _, row in read_jsonl(path, on_bad=lambda error: say(f"left out: {error}")):
-                self._add(row)
-            self._joint = b"" if path.read_bytes().endswith(b"\n") else b"\n"
-
-    def append(self, row: Row) -> None:
-        line = json.dumps(row, ensure_ascii=False).encode(errors="replace") + b"\n"
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, self._path.open("ab") as file:
-                file.write(self._joint + line)
-                file.flush()
-                os.fsync(file.fileno())
-                self._joint = b""
-        except OSError as error:
-            raise disk_error(error, self._path) from error
-        self._add(row)
-
-    def _add(self, row: Row) -> None:
-        self.rows.append(row)
-        self.by_key[row["key"]].append(row)
 
 
 def read_reply(kind: str, body: str) -> tuple[Row | None, str]:
@@ -112,11 +78,6 @@ def _fit(value: Any, schema: Row, name: str = "") -> Any:
     return clean(value) if isinstance(value, str) else value
 
 
-def clean(text: str) -> str:
-    """NFC, without half surrogate pairs, which no file can hold, and outer white space."""
-    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
-
-
 class Judge:
     """A model that judges, and the ledger of all that judges said here. Raises ChatBakerError.
 
@@ -133,7 +94,7 @@ class Judge:
         self._client = openai.OpenAI(base_url=url, api_key=self._key, timeout=timeout, max_retries=RETRIES)
         name, mark, turn = model.partition("#")
         try:
-            self.name = name or self._client.models.list().data[0].id
+            self.name = name or self._client.with_options(max_retries=2).models.list().data[0].id
         except (openai.OpenAIError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise self._absent(error) from None
         self.label = self.name + mark + turn

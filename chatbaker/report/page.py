@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, TemplateError
 from safetensors import safe_open
 
 from chatbaker import __version__
@@ -49,9 +49,21 @@ def write_report(runs: Sequence[Path]) -> Path:
     if len(read[0]) == 2:
         raise ChatBakerError("no records of a bake are here", str(roots[0]), "Give a run folder, such as runs/NAME")
     with new_folder(roots[0] / "report") as folder:
-        _draw(folder, read[0], read)
-        (folder / "index.html").write_text(_page(folder, read), encoding="utf-8")
+        if reason := _fill(folder, read):
+            alone = (({"root": run["root"], "name": "", file: run[file]}, file) for run in read for file in run)
+            files = [run["root"] / file for run, file in alone if file in RECORDS and _fill(folder, [run])]
+            raise ChatBakerError(f"not what a verb writes ({reason})", str((files or roots)[0]), "Run its verb again")
     return runs[0] / "report" / "index.html"
+
+
+def _fill(folder: Path, runs: Sequence[Table]) -> str:
+    """Draw the pictures and write the page; why not, where a record is JSON but not what is expected of it."""
+    try:
+        _draw(folder, runs[0], runs)
+        (folder / "index.html").write_text(_page(folder, runs), encoding="utf-8")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return ""
 
 
 def _read(root: Path, name: str) -> Table:
@@ -146,8 +158,8 @@ def _scores(path: Path, results: dict[str, Table], suite: str) -> None:
         average = one["averages"].get(suite, {})
         scores[name] |= {"average": average} if average.get("complete") else {}
         published = published or one.get("published", {}).get(suite, {})
-    known = {task: one for table in scores.values() for task, one in table.items()}
-    series = [_series(name, map(one.get, known), "value") for name, one in scores.items()]
+    known = {task: one for table in reversed(scores.values()) for task, one in table.items()}  # first of all, the own
+    series = [_series(name, map(one.get, known), "value") for name, one in scores.items() if one]
     for (name, figures), grey in zip(published.get("models", {}).items(), GREYS, strict=False):
         figures = figures | {"average": published.get("averages", {}).get(name)}
         series.append(Series(name, np.array([figures.get(task) for task in known], float), colour=grey))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.evals.chat import SAMPLING, examine, repeats, share
+from chatbaker.evals import chat
+from chatbaker.evals.chat import SAMPLING, repeats, share
+from chatbaker.evals.ledger import Ledger
 from chatbaker.evals.register import register_of
-from chatbaker.evals.verdicts import Ledger
 from chatbaker.infer.engine import Chunk, FinishReason, Messages, Sampling, Usage
 
 Answer = Callable[[Messages], str]
@@ -34,6 +35,12 @@ class Scripted:
         yield Chunk(text[2:], Usage(completion_tokens=2, finish_reason=reason))
 
     def close(self) -> None: ...
+
+
+def examine(engine, limit=None, ledger=None, source="a"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chat, "open_engine", lambda *_, **__: engine)
+        return chat.examine(ledger or Ledger(), source, "http://model.test/v1", "cpu", limit)
 
 
 def korean(messages: Messages) -> bool:

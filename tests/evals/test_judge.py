@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.evals import judge
-from chatbaker.evals.verdicts import Ledger, read_reply
+from chatbaker.evals import chat, judge
+from chatbaker.evals.ledger import Ledger
+from chatbaker.evals.verdicts import read_reply
 from chatbaker.infer.engine import Chunk, Messages, Sampling, Usage
 from chatbaker.recipe import Recipe, parse
 from chatbaker.rundir import RunDir, read_json
@@ -68,7 +69,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Plan], Faulty]]
 @pytest.fixture
 def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
     bird = Parrot(lambda question: f"{question}에 대한 대답")
-    monkeypatch.setattr(judge, "open_engine", lambda model, device, url=None: bird)
+    monkeypatch.setattr(chat, "open_engine", lambda model, device, url=None: bird)
     return bird
 
 

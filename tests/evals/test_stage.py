@@ -36,21 +36,14 @@ def folder(make: Any) -> Path:
 
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stands in for the chat model: what was opened."""
+    """Stands in for the chat model: what was examined."""
     opened: list[Any] = []
 
-    class Engine:
-        name = "parrot"
-
-        def close(self) -> None:
-            opened.append("closed")
-
-    def open_engine(model: str | None, device: str, url: str | None = None) -> Engine:
+    def examined(ledger: Any, model: str | None, *_: Any) -> Any:
         opened.append(model)
-        return Engine()
+        return CHAT
 
-    monkeypatch.setattr(stage, "open_engine", open_engine)
-    monkeypatch.setattr(stage, "examine", lambda *_: CHAT)
+    monkeypatch.setattr(stage, "examine", examined)
     return opened
 
 
@@ -73,7 +66,7 @@ def test_tasks_text_and_chat_of_one_model(
     assert found["bits_per_byte"][0]["bytes"] == (data / "note.txt").stat().st_size
     assert found["bits_per_byte"][0]["bits_per_byte"] > 1  # random weights
     assert found["chat"] == CHAT
-    assert chat == [str(folder), "closed"]
+    assert chat == [str(folder)]
     assert found["published"]["ko"]["models"]["Polyglot-Ko 1.3B"]["copa"] == 0.721
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 110
@@ -121,7 +114,7 @@ def test_a_recipes_run_takes_base_and_chat_model(tmp_path: Path, data: Path, fol
     assert {row["n"] for row in found["scores"]} == {4}
     assert found["averages"]["ko"]["limit"] == 4
     assert [row["file"] for row in found["bits_per_byte"]] == ["clean/validation/ko-web"]
-    assert chat == [str(run.root), "closed"]
+    assert chat == [str(run.root)]
 
 
 def test_without_a_chat_model_the_scores_stay(
@@ -130,11 +123,17 @@ def test_without_a_chat_model_the_scores_stay(
     def none(*_: Any, **__: Any) -> None:
         raise ChatBakerError("no chat template", "tokenizer_config.json")
 
-    monkeypatch.setattr(stage, "open_engine", none)
+    monkeypatch.setattr(stage, "examine", none)
     found = examine(RunDir(tmp_path / "run"), str(folder), f"eval.data={data}", "eval.limit=2")
     assert found["absent"][-1] == {"suite": "chat", "task": "chat", "reason": "tokenizer_config.json: no chat template"}
     assert found["chat"] is None
     assert found["scores"]
+
+
+def test_a_wrong_name_is_told_of_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage.suites, "load", lambda *_: pytest.fail("went to the hub first"))
+    with pytest.raises(ChatBakerError, match="no such model"):
+        examine(RunDir(tmp_path / "run"), str(tmp_path / "no such.gguf"))
 
 
 def test_nothing_at_all_is_an_error_and_leaves_the_results_as_they_were(

@@ -214,6 +214,7 @@ def test_a_group_from_the_hub_is_one_score_over_its_items(monkeypatch: pytest.Mo
             r"test.jsonl:3: no column 'alternative_2'. kobest_copa needs: pre",
         ),
         ("kobest_copa/test", {"label": "둘"}, "kobest_copa cannot read these items"),
+        ("kobest_copa/test", {"label": 7}, "item 3 has no right answer among its choices"),
         ("kobest_copa/test", {"question": "왜"}, "kobest_copa cannot read these items .KeyError"),
         ("boolq/validation", {"label": 7}, "item 3 has no right answer among its choices"),
         ("boolq/validation", {"label": [1]}, "boolq cannot read these items"),

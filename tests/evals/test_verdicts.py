@@ -16,7 +16,8 @@ import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.evals import verdicts
-from chatbaker.evals.verdicts import ASKS, METRICS, RETRIES, Judge, Ledger, Request, read_reply
+from chatbaker.evals.ledger import Ledger
+from chatbaker.evals.verdicts import ASKS, METRICS, RETRIES, Judge, Request, read_reply
 
 Plan = Callable[[str, int], str]  # text, how often it was asked before -> what to do
 
@@ -212,6 +213,8 @@ def test_the_ledger_survives_a_line_cut_short(tmp_path: Path, capsys: pytest.Cap
     Ledger(path).append({"key": "c"})
     assert [row["key"] for row in Ledger(path).rows] == ["a", "c"]
     assert "replies.jsonl:2" in capsys.readouterr().err
+    assert [row["key"] for row in Ledger(path, "body").rows] == ["a"]
+    assert "left out: 1 lines of" in capsys.readouterr().err
 
 
 def requests(count: int) -> list[Request]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import unicodedata
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +181,30 @@ def test_bad_folders_and_records(tmp_path):
     with pytest.raises(ChatBakerError, match="results.json: not valid JSON"):
         write_report([tmp_path])
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("record", ["clean/funnel.json", "eval/results.json", "judge/scores.json", "eval/stamp.json"])
+def test_json_that_no_verb_wrote_is_one_line_that_names_it(tmp_path, invented, record):
+    root = tmp_path / "damaged"
+    for stage in {"export", Path(record).parts[0]}:
+        shutil.copytree(invented() / stage, root / stage)
+    (root / record).write_text('{"x": {"y": 1}}', encoding="utf-8")
+    with pytest.raises(ChatBakerError, match=f"{record}: not what a verb writes .*Run its verb again"):
+        write_report([root])
+    assert not (root / "report").exists()
+
+
+def test_the_average_of_few_tasks_stands_beside_that_of_the_same_tasks(tmp_path, invented):
+    root = tmp_path / "part"
+    shutil.copytree(invented() / "eval", root / "eval")
+    record = root / "eval" / "results.json"
+    results = json.loads(record.read_text(encoding="utf-8"))
+    results["published"]["en"] = {
+        "models": {
+            "Old 1B": {"anli_r1/acc": 0.1, "boolq/acc": 0.2, "piqa/acc_norm": 0.3, "wic/acc": 0.6, "rte/acc": 0.9}
+        },
+        "averages": {"Old 1B": 0.42},
+    }
+    record.write_text(json.dumps(results), encoding="utf-8")
+    page = text_of(write_report([root]).read_text(encoding="utf-8"))
+    assert "average 4 of 21 0.484 0.300" in page
