@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from chatbaker.errors import ChatBakerError
 
@@ -196,13 +196,18 @@ class Pretrain(Schedule):
 
 
 class SftSource(Section):
-    """Conversations as JSON lines: {"messages": [...]} each. path: glob below data_root or `made:...`."""
+    """Conversations in any known format. path: glob below data_root, `hub:ORG/NAME/GLOB` or `made:...`."""
 
     path: str
     licence: str = "unstated"
     origin: str = ""
     limit: Positive | None = None
-    repeat: Positive = 1
+    weight: Annotated[Rate, Field(validation_alias=AliasChoices("weight", "repeat"))] = 1.0
+    """Times that a conversation counts in one epoch; 0.5: a half of them. (Its name in older recipes is `repeat`.)"""
+    languages: tuple[str, ...] = ()
+    """Only records whose `lang` is one of these; empty: all."""
+    strict: bool = True
+    """Stop at the first bad record; false: count it and go on."""
 
 
 class Sft(Schedule):

@@ -1,61 +1,31 @@
 """Conversations -> rows of tokens to tune on, packed without leaks, with loss on what the assistant says.
 
 A row holds several whole conversations; attention never crosses from one to the next, and only assistant turns and
-the token that ends them carry loss. Data that would teach a model never to stop is refused, with file and line.
+the token that ends them carry loss.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Sequence
+from itertools import chain, groupby, islice, zip_longest
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from chatbaker import made
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_jsonl
 from chatbaker.log import say
-from chatbaker.recipe import Recipe, SftSource
-from chatbaker.rundir import RunDir, find_files
+from chatbaker.recipe import Recipe
+from chatbaker.rundir import RunDir
 from chatbaker.tokens.bpe import load_tokenizer, special_id
-from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, Message, clean_messages, encode
+from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, Message, encode
+from chatbaker.tokens.formats import read
 from chatbaker.tokens.loader import IGNORE, Batch
+from chatbaker.tokens.mixture import mix_hash, permute
 
 Encoded = tuple[list[int], list[bool]]
-
-
-def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, list[Message]]]:
-    """(where, messages) of every conversation of a source, cleaned and checked.
-
-    Raises ChatBakerError with file, line and reason where roles are broken or no assistant turn ends.
-    """
-    path, limit = source.path, source.limit
-    rows: Iterator[tuple[str, object]]
-    if path.startswith("made:"):
-        if limit is None:
-            raise ChatBakerError("a made: source needs a limit", f"sft.sources {path}")
-        world = path.removeprefix("made:")
-        if world not in made.WORLDS:
-            known = ", ".join(f"made:{name}" for name in made.WORLDS)
-            raise ChatBakerError(f"no {path!r}", "sft.sources", f"Known: {known}")
-        rows = ((f"{path}:{i}", messages) for i, messages in enumerate(made.conversations(seed, limit, world), 1))
-    else:
-        files = find_files(data_root, path)
-        if not files:
-            hint = "Type data_root=FOLDER after the recipe"
-            raise ChatBakerError(f"no file matches {path!r}", str(data_root), hint)
-        rows = ((f"{file}:{line}", row.get("messages")) for file in files for line, row in read_jsonl(file))
-    for where, raw in islice(rows, limit):
-        messages = clean_messages(raw, where)
-        while messages and messages[-1]["role"] != "assistant":
-            messages.pop()  # a question that nobody answered teaches nothing
-        if not messages:
-            raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)
-        yield where, messages
 
 
 def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
@@ -108,7 +78,8 @@ def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch],
     data_root = Path(recipe.data_root)
     if not recipe.sft.sources:
         raise ChatBakerError("the recipe names no conversations", "sft.sources", "Add a [[sft.sources]] table")
-    for source in recipe.sft.sources:
+    for number, source in enumerate(recipe.sft.sources):
+        wanted: list[Encoded] = []
         for _, messages in read(source, data_root, recipe.seed):
             encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
             if encoded is None:
@@ -119,7 +90,10 @@ def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch],
                 hangul = any("가" <= char <= "힣" for char in messages[-1]["content"])
                 held.setdefault("ko" if hangul else "en", []).append(encoded)
             else:
-                train += [encoded] * source.repeat
+                wanted.append(encoded)
+        draw, once_more = mix_hash(recipe.seed, "weight", number), round(source.weight % 1 * len(wanted))
+        for i, encoded in enumerate(wanted):
+            train += [encoded] * (int(source.weight) + (permute(i, len(wanted), draw) < once_more))
     if not train:
         raise ChatBakerError("no conversation fits the context", "model.seq_len", "Raise it, or add shorter ones")
     padding = special_id(tokenizer, END_OF_TEXT)
@@ -143,7 +117,8 @@ def show(recipe: Recipe, run: RunDir, count: int) -> None:
 
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
     console, root = Console(), Path(recipe.data_root)
-    rows = (row for source in recipe.sft.sources for row in read(source, root, recipe.seed))
+    sources = [read(source, root, recipe.seed) for source in recipe.sft.sources]
+    rows = filter(None, chain.from_iterable(zip_longest(*sources)))  # a conversation of each source in turn
     for where, messages in islice(rows, count):
         encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
         if encoded is None:

@@ -1,6 +1,6 @@
 """Conversations to rows: packed without leaks, trained where they should be, refused where they would do harm."""
 
-import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,11 +10,13 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.model.config import LlamaConfig
 from chatbaker.model.llama import Llama, init_weights
 from chatbaker.model.loss import cross_entropy_sum
-from chatbaker.recipe import SftSource, parse
+from chatbaker.recipe import parse
+from chatbaker.tokens import conversations
 from chatbaker.tokens.bpe import load_tokenizer
-from chatbaker.tokens.conversations import load, pack, read, show, tokenize
+from chatbaker.tokens.conversations import load, pack, show, tokenize
 from chatbaker.tokens.dialog import IM_END
 from chatbaker.tokens.loader import IGNORE
+from chatbaker.tokens.mixture import mix_hash
 
 TALK = [
     {"role": "user", "content": "안녕?"},
@@ -84,38 +86,6 @@ def test_long_conversations_are_cut_after_a_whole_exchange(tokenizer):
     assert tokenize(tokenizer, system, 12) is None
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(*rows):
-        path = tmp_path / "talk.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return list(read(SftSource(path="talk.jsonl"), tmp_path, 0))
-
-    return write
-
-
-def test_reading_keeps_place_and_drops_a_last_question(write):
-    rows = write({"messages": TALK}, {"messages": TALK[:3]})
-    assert rows[0][1] == TALK
-    assert rows[1][1] == TALK[:2]
-    assert rows[1][0].endswith("talk.jsonl:2")
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"messages": TALK[:1]}, "no assistant turn"),
-        ({"messages": [TALK[0], TALK[0]]}, "two user messages in a row"),
-        ({"messages": [{"role": "gpt", "content": "hi"}]}, "unknown role 'gpt'"),
-        ({"text": "hi"}, "non-empty list"),
-        ({"messages": []}, "non-empty list"),
-    ],
-)
-def test_bad_data_are_refused_with_file_line_and_reason(write, row, reason):
-    with pytest.raises(ChatBakerError, match=rf"talk\.jsonl:2: .*{reason}"):
-        write({"messages": TALK}, row)
-
-
 def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokenizer):
     data = small_recipe.model_dump(mode="json", exclude_none=True)
     data["sft"]["validation"] = 0.2
@@ -138,3 +108,38 @@ def test_show_mask_prints_what_is_trained(small_recipe, packed, capsys):
     assert out.count("tokens trained (green)") + out.count("left out") == 4
     assert "<|im_start|>user" in out
     assert IM_END in out
+
+
+def test_the_first_conversation_of_every_source_is_shown_in_turn(small_recipe, packed, capsys):
+    show(small_recipe, packed, 2)
+    out = capsys.readouterr().out
+    assert "made:ko:small:1: " in out
+    assert "made:en:small:1: " in out
+
+
+def weighed(recipe, tokenizer, weight):
+    """How often each conversation of the recipe's first source is trained on at a weight."""
+    data = recipe.model_dump(mode="json", exclude_none=True)
+    data["sft"] |= {"validation": 0, "sources": [data["sft"]["sources"][0] | {"weight": weight}]}
+    rows, _, _ = load(parse(data, "x"), tokenizer)
+    found = Counter()
+    for ids, docs in zip(rows.ids, rows.docs, strict=True):
+        found.update(ids[docs == number].tobytes() for number in range(1, docs.max() + 1))
+    return found
+
+
+def test_a_weight_is_how_often_conversations_count(small_recipe, tokenizer):
+    once, half, more = (weighed(small_recipe, tokenizer, weight) for weight in (1, 0.5, 2.5))
+    assert once.total() > 100
+    assert half < once
+    assert half.total() == round(once.total() / 2)
+    assert more == once + once + half
+    assert weighed(small_recipe, tokenizer, 0.5) == half
+
+
+def test_another_seed_draws_another_half(small_recipe, tokenizer, monkeypatch):
+    half = weighed(small_recipe, tokenizer, 0.5)
+    monkeypatch.setattr(conversations, "mix_hash", lambda seed, *key: mix_hash(seed + 1, *key))
+    other = weighed(small_recipe, tokenizer, 0.5)
+    assert other.total() == half.total()
+    assert other != half

@@ -1,0 +1,199 @@
+"""Conversations in the formats that people have -> checked messages, and a line on what became of every file.
+
+A file's name says how its records are stored, their keys (formats.json) what they are. What can be mended without a
+guess is mended; what would teach nothing, or never to stop, is refused by file and line; both are counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from chatbaker import jsonl, made
+from chatbaker.errors import ChatBakerError, missing_extra
+from chatbaker.log import say
+from chatbaker.recipe import SftSource
+from chatbaker.rundir import find_files, read_json
+from chatbaker.tokens.dialog import Message, clean_messages
+
+NAMES = read_json(Path(__file__).with_name("formats.json"))
+READY = "ready_for_export"  # a tree of OpenAssistant that is neither rejected nor half done
+Records = Iterator[tuple[int, dict[str, Any]]]
+"""The number of a line, or of a record where a file has no lines, and what is there."""
+
+
+def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, list[Message]]]:
+    """(where, messages) of every conversation of a source, cleaned and checked.
+
+    Raises ChatBakerError where no file or format is found, and in a strict source at the first bad record.
+    """
+    left = source.limit
+    for file in _files(source, data_root):
+        counts: Counter[str] = Counter()
+        on_bad, name = partial(_refuse, source.strict, counts), ""
+        for number, record in _trees(_records(file, source.limit, seed, on_bad), file, on_bad):
+            where, state, language = f"{file}:{number}", record.get("tree_state") or READY, record.get("lang")
+            if state != READY or (source.languages and language not in source.languages):
+                counts[f"left out ({language if state == READY else state})"] += 1
+                continue
+            try:
+                name, turns = recognise(record, where)
+                messages = mend(turns, where, counts)
+            except ChatBakerError as error:
+                if not name:
+                    raise
+                on_bad(error)
+                continue
+            counts.update({f"conversations ({name})": 1, "turns": len(messages)})
+            yield where, messages
+            left = left and left - 1
+            if left == 0:
+                break
+        say(f"sft: {file}: " + (", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "empty"))
+        if left == 0:
+            return
+
+
+def _files(source: SftSource, data_root: Path) -> list[str]:
+    path, where = source.path, f"sft.sources {source.path}"
+    if path.startswith("hub:"):
+        files = jsonl.find_on_hub(f"datasets/{path.removeprefix('hub:')}", where)
+    else:
+        files = [path] if path.startswith("made:") else [str(file) for file in find_files(data_root, path)]
+    if path.startswith("made:") and path.removeprefix("made:") not in made.WORLDS:
+        raise ChatBakerError(f"no {path!r}", where, f"Known: {', '.join(f'made:{name}' for name in made.WORLDS)}")
+    if path.startswith("made:") and source.limit is None:
+        raise ChatBakerError("a made: source needs a limit", where)
+    if not files:
+        raise ChatBakerError(f"no file matches {path!r}", str(data_root), "Type data_root=FOLDER after the recipe")
+    return files
+
+
+def _refuse(strict: bool, counts: Counter[str], error: ChatBakerError) -> None:
+    if strict:
+        hint = "Write strict = false in the source to leave such records out and count them"
+        raise ChatBakerError(error.what, error.where, error.hint or hint)
+    reason = "skipped: " + re.sub(r"^message \d+: |[;(].*", "", error.what).strip()
+    if not counts[reason]:
+        say(f"skipped, and others like it counted: {error}")
+    counts[reason] += 1
+
+
+def _records(file: str, limit: int | None, seed: int, on_bad: jsonl.OnBad) -> Records:
+    path, number = Path(file.lower()), 0
+    kind = (path.with_suffix("") if path.suffix in jsonl.PACKED else path).suffix
+    data = b"".join(jsonl.read_bytes(file)) if kind in (".json", ".csv", ".parquet") else b""
+    array = data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    rows: Iterable[Any]
+    try:
+        if file.startswith("made:"):
+            rows = ({"messages": talk} for talk in made.conversations(seed, limit or 0, file.removeprefix("made:")))
+        elif kind == ".parquet":
+            from pyarrow import parquet
+
+            batches = parquet.ParquetFile(io.BytesIO(data)).iter_batches(256)
+            rows = (row for batch in batches for row in batch.to_pylist())
+        elif kind == ".csv" or array:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("cp949")  # what Korean spreadsheets save
+            csv.field_size_limit(jsonl.LARGEST)
+            rows = json.loads(text) if array else csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        else:
+            yield from jsonl.read_jsonl(file, on_bad)
+            return
+        for number, row in enumerate(rows, 1):
+            yield number, row if isinstance(row, dict) else {}
+    except ModuleNotFoundError:
+        raise missing_extra("pyarrow", "clean") from None
+    except (ValueError, RuntimeError, OSError, csv.Error) as error:
+        on_bad(ChatBakerError(f"damaged, or not {kind[1:]}: {error}", f"{file}:{number + 1}" if number else file))
+
+
+def _trees(records: Records, file: str, on_bad: jsonl.OnBad) -> Records:
+    """Records with every tree of OpenAssistant as its first message, whichever of its two exports it comes from."""
+    messages: dict[str, tuple[int, dict[str, Any]]] = {}
+    for number, record in records:
+        if {"message_id", "parent_id", "text"} <= record.keys():
+            messages[str(record["message_id"])] = number, record | {"replies": []}
+        else:
+            yield number, record | record["prompt"] if isinstance(record.get("prompt"), dict) else record
+    for number, message in messages.values():
+        if (parent := str(message["parent_id"] or "")) in messages:
+            messages[parent][1]["replies"].append(message)
+        elif parent:
+            on_bad(ChatBakerError("its parent_id is not in the file", f"{file}:{number}"))
+    yield from (found for found in messages.values() if not found[1]["parent_id"])
+
+
+def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, Any]]]:
+    """The format of a record and its turns, whose content may still be anything. Raises ChatBakerError."""
+    for key, name in NAMES["turns"].items():
+        if isinstance(record.get(key), list):
+            return name, list(map(_turn, record[key]))
+    if "replies" in record:
+        try:
+            return "OpenAssistant", list(map(_turn, _best_path(record)))
+        except (AttributeError, TypeError):
+            raise ChatBakerError("its replies are not a tree", where) from None
+    question, answer = (next((key for key in NAMES[part] if key in record), None) for part in ("question", "answer"))
+    if question is None or answer is None:
+        keys = ", ".join(map(str, record)) or "none"
+        raise ChatBakerError(f"no known format (the keys are: {keys})", where, f"Known: {NAMES['known']}")
+    asked = [record.get(key) for key in dict.fromkeys([question, *NAMES["context"]])]
+    user = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
+    system = next((record[key] for key in NAMES["system"] if record.get(key)), "")
+    turns = zip(("system", "user", "assistant"), (system, user, record[answer]), strict=True)
+    name = "Alpaca" if question == "instruction" else f"{question}/{answer}"
+    return name, [{"role": role, "content": text} for role, text in turns if role != "system" or system]
+
+
+def _turn(turn: Any) -> dict[str, Any]:
+    """A turn in our names of keys and roles."""
+    named = turn if isinstance(turn, dict) else {}
+    role, text = (next((named[key] for key in NAMES[part] if key in named), None) for part in ("role", "content"))
+    if isinstance(text, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in text):
+        text = "\n".join(str(part.get("text")) for part in text)
+    return {"role": NAMES["roles"].get(str(role).lower(), role), "content": text}
+
+
+def _best_path(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """From the root on the reply that people ranked best; of replies without a rank the one with most replies."""
+    replies = [root]
+    while replies := [reply for reply in replies if not reply.get("deleted")]:
+        ranks = (math.inf if reply.get("rank") is None else reply["rank"] for reply in replies)
+        order = zip(ranks, (-len(reply.get("replies") or ()) for reply in replies), range(len(replies)), strict=True)
+        yield (best := replies[min(order)[2]])
+        replies = best.get("replies") or []
+
+
+def mend(turns: list[dict[str, Any]], where: str, counts: Counter[str]) -> list[Message]:
+    """Messages that begin with a question and end with an answer. Raises ChatBakerError where nothing can be learnt."""
+    kept: list[dict[str, Any]] = []
+    for turn in turns:
+        role, text, before = turn["role"], turn["content"], kept[-1]["role"] if kept else None
+        if isinstance(text, str) and not text.strip() and role != "system":
+            counts["cut at an empty turn"] += 1
+            break
+        if role == "assistant" and before in (None, "system"):
+            counts["opening answers left out"] += 1
+        elif kept and role == before and isinstance(text, str) and isinstance(kept[-1]["content"], str):
+            kept[-1] = turn | {"content": f"{kept[-1]['content']}\n{text}"}
+            counts["turns joined to the one before"] += 1
+        else:
+            kept.append(turn)
+    messages = clean_messages(kept, where) if kept else []
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()  # a question that nobody answered teaches nothing
+    if not messages:
+        raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)
+    return messages
