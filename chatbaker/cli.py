@@ -122,6 +122,27 @@ def new(
 
 
 @app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many; default: those of this machine.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Such as a100-80gb or h100; default: this machine's.")] = None,
+    mfu: Annotated[float | None, typer.Option(min=0.001, max=1, help="Share of the card's rate reached.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="US dollars per GPU-hour.")] = None,
+    shard: Annotated[int, typer.Option(min=0, help="GPUs that share one copy of the state; 0: all.")] = 0,
+    ladder: Annotated[list[str] | None, typer.Option(metavar="RUN", help="A finished bake; three or more.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what pretraining will need: memory, days, money."""
+    from chatbaker.plan import plan as answer
+    from chatbaker.recipe import load
+
+    folders = [Path(run) for run in ladder or ()]
+    asked = {"gpus": gpus, "gpu": gpu, "mfu": mfu, "price": price, "shard": shard}
+    print(answer(load(recipe, overrides or []), as_json, folders, **asked))
+
+
+@app.command()
 def bake(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs") -> None:
     """Run every stage of a recipe, skipping what is done."""
     from chatbaker.bake import bake
