@@ -58,7 +58,7 @@ def memory_per_rank(
     saved = n * c * (4 * D + 3 * F) if compiled else n * (2 * (4 + 2 * c) * D + 4 * c * F)
     if device == "cpu":  # slices of the queries; keys and values are copied for each where heads lie inside rows
         ends = {s: min(s + CPU_SLICE, T) for s in range(0, T, CPU_SLICE)}
-        keys = sum(ends.values()) if H == model.kv_heads and micro_batch > 1 else T
+        keys = sum(ends.values()) if model.kv_heads == H and micro_batch > 1 else T
         scores = sum((end - s) * end for s, end in ends.items()) * (6 if c == 2 and not compiled else 4)
         saved += micro_batch * (c * D * (2 * T + 2 * keys) + H * scores)
     else:  # a fused kernel: query, key, value, output and the logarithm of the sums
@@ -68,9 +68,8 @@ def memory_per_rank(
     live = model.layers * kept + last_norm + mask
     in_hand = 2 * c * n * F  # estimate: what a backward pass holds besides what was saved
 
-    state = 8 * total - (4 * matrices if optimizer == "muon" else 0)
+    state, gradients = 8 * total - (4 * matrices if optimizer == "muon" else 0), 4 * total // shard
     constant = {"weights": 4 * total // shard, "optimizer": state // shard}
-    gradients = 4 * total // shard
     held = 4 * total if accumulation > 1 else 0  # whole on every rank: they are reduced after the last micro-batch
     if shard > 1:  # the root's weights stay gathered; two blocks are: the one at work and the next
         gathered = c * (tables + 2 * block)
@@ -103,7 +102,8 @@ def predict(
     """Everything that `chatbaker plan` tells, as plain data: bytes, seconds, US dollars.
 
     gpus, gpu: None takes what is in this machine. mfu: share of the card's rate, attention counted in full; None: the
-    card's default. price: US dollars per GPU-hour. shard: GPUs that share one copy of the state; 0: all. Raises ChatBakerError where a batch does not divide over the GPUs.
+    card's default. price: US dollars per GPU-hour. shard: GPUs that share one copy of the state; 0: all. Raises
+    ChatBakerError where a batch or a group does not divide over the GPUs.
     """
     facts = read_json(Path(__file__).with_name("plan_gpus.json"))
     gpu, gpus, card = _device(facts["gpus"], gpu, gpus)
@@ -112,8 +112,8 @@ def predict(
     if rest or rows % gpus:
         problem = f"{section.batch_tokens:,} tokens a step are no multiple of seq_len {model.seq_len:,} x {gpus:,} GPUs"
         raise ChatBakerError(problem, "pretrain.batch_tokens")
-    asked = shard
-    if gpus % (shard := shard or gpus):
+    asked, shard = shard, shard or gpus
+    if gpus % shard:
         raise ChatBakerError(f"{gpus:,} GPUs do not divide into groups of {shard:,}", "--shard")
     precision = card["precision"] if section.precision == "auto" else section.precision
     capacity, reserve, width = card["memory_gib"] * GIB, facts["reserve"], 2 if precision == "bf16" else 4
