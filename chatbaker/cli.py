@@ -28,12 +28,18 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 Runs = Annotated[str, typer.Option(help="Folder that holds the run folders.")]
 
 
-def _stage(name: str, recipe_path: str, overrides: list[str] | None, runs: str, **options: Any) -> None:
+def _stage(
+    name: str, recipe_path: str, overrides: list[str] | None, runs: str, slurm: str | None = None, **options: Any
+) -> None:
     from chatbaker.recipe import load
     from chatbaker.rundir import RunDir
-    from chatbaker.stages import execute, tune_allocator
+    from chatbaker.stages import code, execute, tune_allocator
 
     recipe = load(recipe_path, overrides or [])
+    if slurm is not None:
+        return code(STAGES[name], "write_slurm_script")(
+            Path(slurm), name, recipe, [recipe_path, *(overrides or []), "--runs", runs]
+        )
     if STAGES[name].trains:
         tune_allocator()
     execute(STAGES[name], recipe, RunDir.of(recipe.name, runs), **options)
@@ -129,7 +135,6 @@ def plan(
     gpu: Annotated[str | None, typer.Option(help="Such as a100-80gb or h100; default: this machine's.")] = None,
     mfu: Annotated[float | None, typer.Option(min=0.001, max=1, help="Share of the card's rate reached.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="US dollars per GPU-hour.")] = None,
-    shard: Annotated[int, typer.Option(min=0, help="GPUs that share one copy of the state; 0: all.")] = 0,
     ladder: Annotated[list[str] | None, typer.Option(metavar="RUN", help="A finished bake; three or more.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -138,7 +143,7 @@ def plan(
     from chatbaker.recipe import load
 
     folders = [Path(run) for run in ladder or ()]
-    asked = {"gpus": gpus, "gpu": gpu, "mfu": mfu, "price": price, "shard": shard}
+    asked = {"gpus": gpus, "gpu": gpu, "mfu": mfu, "price": price}
     print(answer(load(recipe, overrides or []), as_json, folders, **asked))
 
 
@@ -159,8 +164,16 @@ def _add_stage(stage: Stage) -> None:
     app.command(stage.name)(command)
 
 
-for _name in ("tokenizer", "pack", "pretrain"):
+for _name in ("tokenizer", "pack"):
     _add_stage(STAGES[_name])
+
+Slurm = Annotated[str | None, typer.Option(metavar="FILE", help="Write a batch script for Slurm there; no training.")]
+
+
+@app.command()
+def pretrain(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs", slurm: Slurm = None) -> None:
+    """Train the base model; resumes by itself."""
+    _stage("pretrain", recipe, overrides, runs, slurm)
 
 
 @app.command()
@@ -189,10 +202,11 @@ def sft(
     show_mask: Annotated[
         int, typer.Option(metavar="N", min=0, help="Show N samples' trained tokens; no training.")
     ] = 0,
+    slurm: Slurm = None,
 ) -> None:
     """Tune it on conversations; resumes by itself."""
     if not show_mask:
-        return _stage("sft", recipe, overrides, runs)
+        return _stage("sft", recipe, overrides, runs, slurm)
     from chatbaker.recipe import load
     from chatbaker.rundir import RunDir
     from chatbaker.tokens.conversations import show

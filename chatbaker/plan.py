@@ -97,13 +97,12 @@ def predict(
     gpu: str | None = None,
     mfu: float | None = None,
     price: float | None = None,
-    shard: int = 0,
 ) -> dict[str, Any]:
     """Everything that `chatbaker plan` tells, as plain data: bytes, seconds, US dollars.
 
     gpus, gpu: None takes what is in this machine. mfu: share of the card's rate, attention counted in full; None: the
-    card's default. price: US dollars per GPU-hour. shard: GPUs that share one copy of the state; 0: all. Raises
-    ChatBakerError where a batch or a group does not divide over the GPUs.
+    card's default. price: US dollars per GPU-hour. Raises ChatBakerError where a batch or a group does not divide over
+    the GPUs.
     """
     facts = read_json(Path(__file__).with_name("plan_gpus.json"))
     gpu, gpus, card = _device(facts["gpus"], gpu, gpus)
@@ -112,9 +111,10 @@ def predict(
     if rest or rows % gpus:
         problem = f"{section.batch_tokens:,} tokens a step are no multiple of seq_len {model.seq_len:,} x {gpus:,} GPUs"
         raise ChatBakerError(problem, "pretrain.batch_tokens")
-    asked, shard = shard, shard or gpus
+    asked = recipe.parallel.shard
+    shard = asked or gpus
     if gpus % shard:
-        raise ChatBakerError(f"{gpus:,} GPUs do not divide into groups of {shard:,}", "--shard")
+        raise ChatBakerError(f"{gpus:,} GPUs do not divide into groups of {shard:,}", "parallel.shard")
     precision = card["precision"] if section.precision == "auto" else section.precision
     capacity, reserve, width = card["memory_gib"] * GIB, facts["reserve"], 2 if precision == "bf16" else 4
 
@@ -140,14 +140,14 @@ def predict(
         verdict = f"fits; the largest micro-batch that does is {most[chosen]}"
         if shard > (node := card["node"]) and gpus % node == 0 and largest(section.recompute, node, gpus) >= micro:
             seconds = sum(communication(card, size, width, steps, node, gpus).values())
-            verdict += f"; --shard {node} fits too, with {seconds:.3f} s of communication a step"
+            verdict += f"; parallel.shard={node} fits too, with {seconds:.3f} s of communication a step"
     else:
         wider = [gpus * 2**i for i in range(1 if gpu == "cpu" else 13) if rows % (gpus * 2**i) == 0]
         layouts = [(section.recompute, shard, gpus), (True, shard, gpus), *((True, many, many) for many in wider)]
         again, group, many = next((layout for layout in layouts if largest(*layout)), (False, 0, 0))
         changes = [f"pretrain.micro_batch={min(micro, largest(again, group, many))}"] if many else []
         changes += ["pretrain.recompute=true"] * (again and not section.recompute)
-        changes += ["--shard 0"] * (group > asked > 0) + [f"--gpus {many}"] * (many > gpus)
+        changes += ["parallel.shard=0"] * (group > asked > 0) + [f"--gpus {many}"] * (many > gpus)
         verdict = f"does not fit; {'would with ' + ' '.join(changes) if changes else 'nor would more of these help'}"
 
     mfu, price = mfu or card["mfu"], card["price"] if price is None else price

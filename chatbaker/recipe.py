@@ -183,6 +183,10 @@ class Schedule(Section):
     checkpoint_every: Positive = 200
     keep_checkpoints: Positive = 2
     log_every: Positive = 10
+    spike: Annotated[float, Field(ge=0)] = 10.0
+    """Deviations above the median of the last steps from which a loss or gradient norm is a fault; 0: never."""
+    faults: Annotated[int, Field(ge=0)] = 20
+    """Steps skipped for a fault (not finite, or a spike) before training gives up."""
 
 
 class Pretrain(Schedule):
@@ -225,8 +229,17 @@ class Sft(Schedule):
 class Parallel(Section):
     """How the work is spread. One process on a CPU needs nothing here."""
 
+    free: ClassVar[set[str]] = {"processes", "shard", "restarts", "nodes"}
     threads: int = 0
     """CPU threads; 0 takes what PyTorch chooses."""
+    processes: Annotated[int, Field(ge=0)] = 0
+    """Training processes on each machine; 0: one for each visible GPU, else one."""
+    shard: Annotated[int, Field(ge=0)] = 0
+    """Processes that share one copy of weights and optimizer; 0: all. Groups of that size hold a copy each (HSDP)."""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """New starts of all processes, from the newest checkpoint, after one was lost."""
+    nodes: Positive = 1
+    """Machines that a generated Slurm script asks for."""
 
 
 class Export(Section):

@@ -22,7 +22,7 @@ ALLOWED = {
     "made": {"made"},
     "cli": BASE | {"stages", "bake", "chat", "infer", "tokens", "report", "plan"},
     "bake": BASE | {"stages"},
-    "stages": BASE,
+    "stages": BASE | {"dist"},
     "plan": BASE | {"model"},
     "dist": BASE,
     "__main__": {"cli"},

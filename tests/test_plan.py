@@ -115,17 +115,16 @@ def test_parts_follow_sharding_optimizer_and_accumulation():
     ("gpus", "gpu", "shard"), [(1, "a100-40gb", 0), (8, "rtx-4090", 0), (1, "rtx-4090", 0), (64, "l40s", 1)]
 )
 def test_advice_taken_makes_it_fit(gpus, gpu, shard):
-    changes = ["pretrain.micro_batch=64"]
-    found = predict(load("1.3b", changes), gpus, gpu, shard=shard)
+    changes = ["pretrain.micro_batch=64", f"parallel.shard={shard}"]
+    found = predict(load("1.3b", changes), gpus, gpu)
     assert not found["fits"]
     words = found["verdict"].partition("would with ")[2].split()
-    options = {"--gpus": gpus, "--shard": shard}
-    for name in options.keys() & set(words):
-        at = words.index(name)
-        options[name] = int(words.pop(at + 1))
+    if "--gpus" in words:
+        at = words.index("--gpus")
+        gpus = int(words.pop(at + 1))
         words.pop(at)
     assert words
-    again = predict(load("1.3b", [*changes, *words]), options["--gpus"], gpu, shard=options["--shard"])
+    again = predict(load("1.3b", [*changes, *words]), gpus, gpu)
     assert again["fits"], found["verdict"]
 
 
@@ -159,8 +158,8 @@ def test_bad_input_is_one_clear_line():
         predict(REFERENCE, 8, "a100")
     with pytest.raises(ChatBakerError, match="batch_tokens: .*seq_len 2,048 x 7 GPUs"):
         predict(REFERENCE, 7, "h100")
-    with pytest.raises(ChatBakerError, match="--shard"):
-        predict(REFERENCE, 8, "h100", shard=3)
+    with pytest.raises(ChatBakerError, match=r"parallel\.shard"):
+        predict(load("1.3b", ["parallel.shard=3"]), 8, "h100")
 
 
 def test_the_machines_own_devices(no_card):

@@ -1,8 +1,9 @@
 """Checkpoints for resuming: PyTorch distributed checkpoints, complete or absent.
 
-A checkpoint is written into a temporary folder, then a marker with the size of every file, then the folder is
-renamed. `latest` takes the newest whose files have their sizes, so a kill or a full disk at any moment costs at most
-the steps since the last one.
+A checkpoint is a copy of the state, written while training goes on: into a temporary folder, every process its part,
+then a marker with the size of every file, then the folder is renamed. `latest` takes the newest whose files have their
+sizes, so a kill or a full disk at any moment costs at most the steps since the last one. Any number of processes loads
+what any other number saved.
 """
 
 from __future__ import annotations
@@ -10,41 +11,96 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
+from chatbaker.dist import from_first, say, world
 from chatbaker.errors import ChatBakerError
-from chatbaker.log import say
 from chatbaker.rundir import disk_error, read_json, write_json
 
 MARKER = "complete.json"
 
 
-def save(folder: Path, step: int, model: nn.Module, optimizers: list[Optimizer], meta: dict[str, Any]) -> Path:
-    """Write folder/step-N. meta: plain facts to compare on resume (data fingerprint, recipe section, ...)."""
-    path = folder / f"step-{step:08d}"
-    temporary = folder / (path.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    weights, state = get_state_dict(model, optimizers)
-    try:
-        temporary.mkdir(parents=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "torch.distributed is unavailable": one process, as intended
-            dcp.save({"model": weights, "optimizer": state}, checkpoint_id=temporary, no_dist=True)
-        sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
-        write_json(temporary / MARKER, {"step": step, "meta": meta, "files": sizes})
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
-    except (OSError, CheckpointException) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(_cause(error), path) from error
-    return path
+class Saver:
+    """Writes checkpoints into `folder` beside the training, one at a time, and keeps the newest `keep`.
+
+    Leave it as a context manager: that waits for the last one. What went wrong in a save is raised by the next call.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.group = dist.new_group(backend="gloo") if world().size > 1 else None  # apart from the training's own talk
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self.thread.shutdown()
+
+    def wait(self) -> None:
+        """Until the save under way is done."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def save(self, step: int, model: nn.Module, optimizers: list[Optimizer], facts: dict[str, Any]) -> None:
+        """Begin to write folder/step-N. facts: plain data for the marker."""
+        self.wait()
+        weights, state = get_state_dict(model, optimizers)
+        copied = tree_map_only(
+            torch.Tensor, lambda t: t.detach().to("cpu", copy=True), {"model": weights, "optimizer": state}
+        )
+        self.writing = self.thread.submit(self._write, step, copied, facts)
+
+    def _write(self, step: int, state: dict[str, Any], facts: dict[str, Any]) -> None:
+        path = self.folder / f"step-{step:08d}"
+        temporary = self.folder / (path.name + ".tmp")
+
+        def begin() -> None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                temporary.mkdir(parents=True)
+            except OSError as error:
+                raise disk_error(error, path) from error
+
+        def publish() -> None:
+            try:
+                sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
+                write_json(temporary / MARKER, {"step": step, **facts, "files": sizes})
+                shutil.rmtree(path, ignore_errors=True)
+                temporary.rename(path)
+            except OSError as error:
+                raise disk_error(error, path) from error
+            prune(self.folder, self.keep)
+
+        try:
+            from_first(begin, self.group)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # "torch.distributed is unavailable": one process, as intended
+                    dcp.save(state, checkpoint_id=temporary, process_group=self.group, no_dist=self.group is None)
+            except (OSError, CheckpointException) as error:
+                raise disk_error(_cause(error), path) from error
+            from_first(publish, self.group)
+        except ChatBakerError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -78,7 +134,7 @@ def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            dcp.load(holder, checkpoint_id=path, no_dist=True)
+            dcp.load(holder, checkpoint_id=path, no_dist=world().size == 1)
         except CheckpointException as error:
             raise ChatBakerError(
                 "this checkpoint is damaged", str(path), f"Go on from an older one: rm -r {path}"

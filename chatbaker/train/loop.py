@@ -1,34 +1,36 @@
 """THE training loop: pretraining and SFT differ in their data, never in how they step.
 
 A step: gather the global batch of step s, run it in micro-batches, divide the summed loss by the count of valid
-tokens, clip, set the rate, step. Checkpoints come before evaluation, so a crash in looking costs nothing. All state
-is (weights, optimizer, step): the resumed run is bit-identical to one that was never stopped.
+tokens, clip, look for faults, set the rate, step. Every process takes its share of each batch; what any of them decides
+is decided by all. Checkpoints come before evaluation, so a crash in looking costs little. All state is (weights,
+optimizer, step, the watch over faults): the resumed run is bit-identical to one that was never stopped.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from chatbaker.dist import world
+from chatbaker.dist import add_up, anywhere, from_first, say, world
 from chatbaker.errors import ChatBakerError
-from chatbaker.log import progress, say
+from chatbaker.log import progress
 from chatbaker.model.llama import Llama
 from chatbaker.model.loss import cross_entropy_sum
+from chatbaker.model.weights import save_model
 from chatbaker.recipe import Recipe, Schedule
 from chatbaker.rundir import atomic, disk_error
 from chatbaker.tokens.loader import Data
 from chatbaker.train import checkpoint
+from chatbaker.train.faults import Watch
 from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
-from chatbaker.train.parallel import peak_flops, pick_dtype, prepare
+from chatbaker.train.parallel import gathered, last_micro_batch, peak_flops, pick_dtype, whole
 
 
 def train(
@@ -40,37 +42,46 @@ def train(
     flops_per_token: int,
     evaluate: Callable[[], dict[str, Any]],
     meta: dict[str, Any],
+    compiled: bool,
 ) -> None:
-    """Train `model` in place for `total_steps`, from the newest checkpoint in folder/checkpoints where there is one.
+    """Train `model`, which is prepared, in place for `total_steps`, from the newest checkpoint in folder/checkpoints.
 
     evaluate: called every `eval_every` steps and at the end; its plain result goes into metrics.jsonl. meta: facts
     that must be the same on resume; what differs is named in the error.
     """
+    size = world().size
+    if data.batch_rows % size:
+        raise ChatBakerError(
+            f"a batch of {data.batch_rows} sequences cannot be shared by {size} processes",
+            folder.name,
+            "Change batch_tokens (sft: batch_size), or the number of processes",
+        )
     device = model.model.embed_tokens.weight.device
     dtype = pick_dtype(schedule, device)
-    compiled = prepare(model, schedule, device)
     optimizers = build_optimizers(model, schedule)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     meta = meta | {"data": data.fingerprint, "steps": total_steps}
     checkpoints = folder / "checkpoints"
-    start = _resume(checkpoints, model, optimizers, meta)
-    peak, peak_source = peak_flops(device, dtype)
+    start, watch = _resume(checkpoints, model, optimizers, meta, schedule.spike)
+    peak, peak_source = peak_flops(device, dtype) if world().rank == 0 else (1.0, "")
+    peak, where = peak * size, device if size == 1 else f"{size} x {device.type}"
     step_tokens = data.batch_rows * model.config.seq_len
     say(
-        f"{total_steps:,} steps of {step_tokens:,} tokens in {str(dtype).removeprefix('torch.')} on {device}; "
+        f"{total_steps:,} steps of {step_tokens:,} tokens in {str(dtype).removeprefix('torch.')} on {where}; "
         f"MFU = tokens/s x {flops_per_token / 1e6:.1f} MFLOP / {peak / 1e12:.3g} TFLOP/s ({peak_source})"
     )
     interval_began, interval_tokens = time.perf_counter(), 0
     with (
         open_metrics(folder / "metrics.jsonl", start) as (record, evaluated),
-        progress(folder.name, total_steps, start) as bar,
+        progress(folder.name, total_steps, start) if world().rank == 0 else nullcontext() as bar,
         stop_signals() as stopping,
+        checkpoint.Saver(checkpoints, schedule.keep_checkpoints) as saver,
     ):
 
         def look(step: int) -> None:
             if step % schedule.eval_every and step != total_steps:
                 return
-            with torch.compiler.set_stance("force_eager"):  # every new shape would be compiled anew
+            with torch.compiler.set_stance("force_eager"), gathered(model):  # every new shape would be compiled anew
                 result = evaluate()
             record(step=step, **result)
             scores = "  ".join(f"{name} {value['bits_per_byte']:.3f}" for name, value in result["eval"].items())
@@ -78,14 +89,26 @@ def train(
             for sample in result["samples"]:
                 say(f"  {sample['prompt']} -> {sample['text']!r}")
 
-        if start and start not in evaluated:  # killed between saving and looking
+        if anywhere(bool(start) and world().rank == 0 and start not in evaluated):  # killed between saving and looking
             look(start)
         for step in range(start, total_steps):
             share = rate(schedule, step, total_steps)
-            loss, norm = train_step(model, data, schedule, step, dtype, optimizers, parameters, share, compiled)
+            loss, norm, fault = train_step(
+                model, data, schedule, step, dtype, optimizers, parameters, share, compiled, watch
+            )
             done = step + 1
             interval_tokens += step_tokens
-            if done % schedule.log_every == 0 or done == total_steps:
+            if fault:
+                first = 1 + (_go_back(saver, model, optimizers, step) if watch.lost else step)
+                watch.skipped.append([first, done])
+                record(step=done, fault=fault, skipped=[first, done])
+                say(f"step {done:,}: {fault}; skipped {f'batches {first:,} to' if watch.lost else 'batch'} {done:,}")
+                if len(watch.skipped) > schedule.faults:
+                    raise ChatBakerError(
+                        f"{fault} at step {done}, and {schedule.faults} steps were skipped for such faults before",
+                        hint="Lower lr (or muon_lr) and bake under another name (name=...); checkpoints are kept",
+                    )
+            elif done % schedule.log_every == 0 or done == total_steps:
                 speed = interval_tokens / (time.perf_counter() - interval_began)
                 mfu = speed * flops_per_token / peak
                 record(
@@ -97,13 +120,15 @@ def train(
                     tokens_per_second=round(speed, 1),
                     mfu=round(mfu, 4),
                 )
-                bar.update(done, f"loss {loss:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
+                if bar is not None:
+                    bar.update(done, f"loss {loss:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
                 interval_began, interval_tokens = time.perf_counter(), 0
-            last = done == total_steps
-            if done % schedule.checkpoint_every == 0 or last or stopping():
-                checkpoint.save(checkpoints, done, model, optimizers, meta)
-                checkpoint.prune(checkpoints, schedule.keep_checkpoints)
-            if stopping() and not last:
+            last, stop = done == total_steps, anywhere(stopping())
+            due = watch.lost or done % schedule.checkpoint_every == 0 and not watch.streak
+            if due or last or stop:
+                saver.save(done, model, optimizers, {"meta": meta, "watch": watch.state()})
+            if stop and not last:
+                saver.wait()
                 raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
             look(done)
 
@@ -116,6 +141,8 @@ FREE = {
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "spike",
+    "faults",
     "prompts",
     "sources",
 }
@@ -138,38 +165,63 @@ def train_step(
     parameters: list[torch.nn.Parameter],
     share: float,
     compiled: bool,
-) -> tuple[float, float]:
-    """One optimizer step; returns the mean loss per valid token (nats) and the gradient norm.
+    watch: Watch | None = None,
+) -> tuple[float, float, str | None]:
+    """One optimizer step; returns the mean loss per valid token (nats), the gradient norm and what is wrong with them.
 
-    Raises ChatBakerError, the weights untouched, where either is not finite.
+    Where `watch` finds something wrong, the weights are left untouched.
     """
     device = model.model.embed_tokens.weight.device
     batch = data.batch(step, world().rank, world().size)
-    valid = max(batch.valid, 1)
+    valid = max(int(add_up(torch.tensor(batch.valid, device=device))), 1)
     total = torch.zeros((), device=device)
-    for part in batch.split(schedule.micro_batch):
+    parts = list(batch.split(schedule.micro_batch))
+    for number, part in enumerate(parts, 1):
+        last_micro_batch(model, number == len(parts))
         ids, targets, docs = (torch.from_numpy(a).to(device) for a in (part.ids, part.targets, part.docs))
         hidden = model(ids, docs, dtype=dtype)
         loss = cross_entropy_sum(hidden, model.lm_head.weight, targets, compiled) / valid
         loss.backward()
         total += loss.detach()
-    norm = clip(parameters, schedule.clip)
-    if not math.isfinite(float(total) + norm):  # before it reaches the weights
-        raise ChatBakerError(
-            f"the loss is {float(total)} and the gradient's norm {norm} at step {step + 1}",
-            hint="Lower lr (or muon_lr) and bake under another name (name=...); the checkpoints here are kept",
-        )
+    loss, norm = float(add_up(total)), clip(parameters, schedule.clip)
+    fault = watch(loss, norm) if watch else None
     set_rate(optimizers, share)
     for optimizer in optimizers:
-        optimizer.step()
+        if fault is None:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return float(total), norm
+    return loss, norm, fault
 
 
-def _resume(folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer], meta: dict[str, Any]) -> int:
-    found = checkpoint.latest(folder)
+def hand_over(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end_of_turn: int) -> None:
+    """Write the trained network where the next stage finds it; the first process does."""
+    full = whole(model)
+
+    def write() -> None:
+        assert full is not None
+        save_model(full, folder, tokenizer, end_of_text, end_of_turn)
+
+    from_first(write)
+
+
+def _go_back(saver: checkpoint.Saver, model: Llama, optimizers: list[torch.optim.Optimizer], step: int) -> int:
+    """Take weights and optimizer back to the newest checkpoint; its step, or `step` where there is none yet."""
+    saver.wait()
+    found = from_first(lambda: checkpoint.latest(saver.folder))
     if found is None:
-        return 0
+        return step
+    path, marker = found
+    checkpoint.load(path, model, optimizers)
+    say(f"back to the weights of step {marker['step']:,} ({path})")
+    return int(marker["step"])
+
+
+def _resume(
+    folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer], meta: dict[str, Any], spike: float
+) -> tuple[int, Watch]:
+    found = from_first(lambda: checkpoint.latest(folder))
+    if found is None:
+        return 0, Watch(spike)
     path, marker = found
     for key, value in meta.items():
         before = marker["meta"].get(key)
@@ -181,15 +233,18 @@ def _resume(folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer],
             )
     checkpoint.load(path, model, optimizers)
     say(f"going on from step {marker['step']:,} ({path})")
-    return int(marker["step"])
+    return int(marker["step"]), Watch(spike, marker.get("watch"))
 
 
 @contextmanager
 def open_metrics(path: Path, start: int) -> Iterator[tuple[Callable[..., None], set[int]]]:
     """A function that appends one plain object a line, and the steps up to `start` whose evaluation is on record.
 
-    Lines past the step that a run resumes from are dropped first.
+    Lines past the step that a run resumes from are dropped first. Only the first process writes.
     """
+    if world().rank:
+        yield lambda **row: None, set()
+        return
     kept, evaluated = [], set()
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:

@@ -2,17 +2,57 @@
 
 `muon` gives the blocks' matrices to Muon (momentum orthogonalized by Newton-Schulz steps; Jordan et al., 2024) and
 everything else to AdamW; `adamw` gives all to AdamW. Norms and vectors are never decayed.
+
+Where the matrices are spread over processes, each is put together on one process, orthogonalized there as in a single
+process, and its rows handed back: the processes of a group take turns, so that all of them work at the same time.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from chatbaker.recipe import Schedule
+
+
+class ShardedMuon(Muon):
+    """Muon over matrices whose rows are spread over a mesh, the last dimension of which shards."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step; `closure` is there for the base class alone."""
+        for group in self.param_groups:
+            parameters: list[DTensor] = [p for p in group["params"] if p.grad is not None]
+            sharing = parameters[0].device_mesh.get_group(-1)
+            for first in range(0, len(parameters), sharing.size()):
+                self._take_turns(parameters[first : first + sharing.size()], sharing, group)
+
+    def _take_turns(self, parameters: list[DTensor], sharing: dist.ProcessGroup, group: dict[str, Any]) -> None:
+        own, device = torch.empty(0), parameters[0].device
+        for turn, parameter in enumerate(parameters):
+            state, grad = self.state[parameter], parameter.grad
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(grad)
+            state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+            matrix = grad.lerp(state["momentum_buffer"], group["momentum"]).full_tensor()
+            if turn == sharing.rank():
+                own = _zeropower_via_newtonschulz(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        for turn, parameter in enumerate(parameters):
+            mine = turn == sharing.rank()
+            update = own.contiguous() if mine else torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+            dist.broadcast(update, group=sharing, group_src=turn)
+            mesh = parameter.device_mesh
+            rows = DTensor.from_local(update, mesh, [Replicate()] * mesh.ndim, run_check=False)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            rate = _adjust_lr(group["lr"], group["adjust_lr_fn"], parameter.shape)
+            parameter.add_(rows.redistribute(mesh, parameter.placements), alpha=-rate)
 
 
 def build_optimizers(model: nn.Module, schedule: Schedule) -> list[Optimizer]:
@@ -30,7 +70,8 @@ def build_optimizers(model: nn.Module, schedule: Schedule) -> list[Optimizer]:
         AdamW(groups, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), eps=1e-8, fused=True)
     ]
     if matrices:
-        optimizers.append(Muon(matrices, lr=schedule.muon_lr, weight_decay=schedule.weight_decay, momentum=0.95))
+        muon = ShardedMuon if isinstance(matrices[0], DTensor) else Muon
+        optimizers.append(muon(matrices, lr=schedule.muon_lr, weight_decay=schedule.weight_decay, momentum=0.95))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
@@ -57,8 +98,9 @@ def set_rate(optimizers: list[Optimizer], share: float) -> None:
 
 
 def clip(parameters: list[nn.Parameter], largest: float) -> float:
-    """Scale gradients to at most `largest` in norm (0: only measure); return the norm before."""
+    """Scale gradients to at most `largest` in norm over all processes (0: only measure); return the norm before."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if largest:
         nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return float(torch.as_tensor(norm))

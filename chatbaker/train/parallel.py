@@ -1,4 +1,8 @@
-"""What is done to the model from outside, in this order: activation recompute, compile per block.
+"""What is done to the model from outside, in this order: activation recompute, compile per block, sharding.
+
+Sharding is FSDP2 (Zhao et al., 2023, arXiv:2304.11277): the fp32 weights, gradients and optimizer state are spread by
+rows over the processes of a group; a block's weights are gathered where they are used. With smaller groups than there
+are processes (HSDP), each holds one copy and gradients are summed between groups as well.
 
 Also the choice of device and precision, and the arithmetic rate that MFU is measured against.
 """
@@ -8,16 +12,21 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor.experimental import implicit_replication
 from torch.utils.checkpoint import checkpoint
 
-from chatbaker.dist import world
+from chatbaker.dist import say, world
 from chatbaker.errors import ChatBakerError
-from chatbaker.log import say
-from chatbaker.model.llama import Llama
+from chatbaker.model.llama import Llama, init_weights
 from chatbaker.recipe import Parallel, Schedule
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
@@ -58,21 +67,89 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
-def prepare(model: Llama, schedule: Schedule, device: torch.device) -> bool:
-    """Apply recompute and compile to every block, in place; returns whether it compiled. Names do not change."""
-    if world().size > 1:
-        raise ChatBakerError("this version trains in one process", hint="Start it without torchrun")
+def prepare(model: Llama, schedule: Schedule, device: torch.device, parallel: Parallel | None = None) -> bool:
+    """Apply recompute, compile and sharding, in place; returns whether it compiled. Names do not change.
+
+    The model may be on the meta device still; what is not, moves to `device` where there are several processes.
+    """
     if schedule.recompute:
         for block in model.model.layers:
             block.forward = recomputed(block.forward)  # type: ignore[method-assign]
-    if not schedule.compile:
-        return False
-    if not can_compile(device):
+    compiled = schedule.compile and can_compile(device)
+    if compiled:
+        for block in model.model.layers:
+            block.compile(dynamic=False)
+    elif schedule.compile:
         say("no C++ compiler found: training runs uncompiled, at about half the speed")
-        return False
-    for block in model.model.layers:
-        block.compile(dynamic=False)
-    return True
+    mesh = make_mesh(parallel or Parallel(), device)
+    if mesh is not None:
+        policy = MixedPrecisionPolicy(pick_dtype(schedule, device), torch.float32, cast_forward_inputs=False)
+        for module in (*model.model.layers, model):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+            sharded.set_gradient_divide_factor(1.0)  # the loss is divided by the count of all processes' tokens
+            sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    return compiled
+
+
+def make_mesh(parallel: Parallel, device: torch.device) -> DeviceMesh | None:
+    """How the processes share the weights: all of them, or groups of `parallel.shard`; None where there is but one."""
+    size = world().size
+    shard = parallel.shard or size
+    if size % shard:
+        hint = "Take a number that divides the processes, or 0 for all of them"
+        raise ChatBakerError(f"groups of {shard} cannot be made of {size} process(es)", "parallel.shard", hint)
+    if size == 1:
+        return None
+    if shard == size:
+        return init_device_mesh(device.type, (size,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (size // shard, shard), mesh_dim_names=("replicate", "shard"))
+
+
+def start(model: Llama, device: torch.device, seed: int) -> None:
+    """Give a model on the meta device its first weights, the same for any number of processes."""
+    model.to_empty(device=device)
+    with implicit_replication():  # each process draws a whole matrix at a time, and keeps its rows
+        init_weights(model, seed)
+
+
+def shards(model: nn.Module) -> list[FSDPModule]:
+    """The parts whose weights are gathered together, the root first; none in one process."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def last_micro_batch(model: nn.Module, last: bool) -> None:
+    """Before a micro-batch: gradients are kept whole until the last one of the step, and only then summed."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        model.set_is_last_backward(last)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Every process holds all weights, so that each may run the network as often as it likes."""
+    parts = shards(model)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    yield
+    for part in parts:
+        part.set_reshard_after_forward(part is not model, recurse=False)
+        part.reshard()
+
+
+def whole(model: Llama) -> Llama | None:
+    """The model with all its weights, to be written: itself in one process, else a copy in the first process alone."""
+    if not isinstance(model, FSDPModule):
+        return model
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if world().rank:
+        return None
+    with torch.device("meta"):
+        copy = Llama(model.config)
+    copy.load_state_dict(state, assign=True)
+    if model.config.tied:
+        copy.lm_head.weight = copy.model.embed_tokens.weight
+    return copy
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:

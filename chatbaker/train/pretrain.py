@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from chatbaker.dist import process_group
 from chatbaker.errors import ChatBakerError
 from chatbaker.model.config import LlamaConfig
-from chatbaker.model.llama import Llama, init_weights
+from chatbaker.model.llama import Llama
 from chatbaker.model.sizes import flops_per_token
-from chatbaker.model.weights import save_model
 from chatbaker.recipe import Recipe
 from chatbaker.rundir import RunDir
 from chatbaker.tokens.bpe import load_tokenizer, special_id, token_bytes
@@ -17,8 +17,9 @@ from chatbaker.tokens.dialog import IM_END
 from chatbaker.tokens.loader import PretrainData, window_batch
 from chatbaker.tokens.shards import Index, load_index
 from chatbaker.train.evaluate import Sets, bits_per_byte, samples
-from chatbaker.train.loop import checkpoint_meta, train
-from chatbaker.train.parallel import pick_device, pick_dtype, set_threads
+from chatbaker.train.launch import launched, write_slurm_script  # noqa: F401 - for --slurm
+from chatbaker.train.loop import checkpoint_meta, hand_over, train
+from chatbaker.train.parallel import pick_device, pick_dtype, prepare, set_threads, start
 
 EVAL_TOKENS = 65_536
 """Validation tokens per language in the loop."""
@@ -49,7 +50,15 @@ def validation_sets(index: Index, seq_len: int, rows: int) -> Sets:
 
 def run(recipe: Recipe, run: RunDir) -> None:
     """Train from scratch, or go on from the newest checkpoint; ends with pretrain/model."""
-    section, device = recipe.pretrain, pick_device()
+    if launched("pretrain", recipe, run):
+        return
+    device = pick_device()
+    with process_group(device):
+        _run(recipe, run, device)
+
+
+def _run(recipe: Recipe, run: RunDir, device: torch.device) -> None:
+    section = recipe.pretrain
     set_threads(recipe.parallel)
     index = load_index(run.need("pack", "index.json", stage="pack").parent)
     tokenizer_folder = run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent
@@ -64,8 +73,8 @@ def run(recipe: Recipe, run: RunDir) -> None:
     config = network(recipe, index.vocab_size)
     with torch.device("meta"):
         model = Llama(config)
-    model.to_empty(device=device)
-    init_weights(model, recipe.seed)
+    compiled = prepare(model, section, device, recipe.parallel)
+    start(model, device, recipe.seed)
     dtype = pick_dtype(section, device)
     sets = validation_sets(index, seq_len, section.micro_batch)
     sizes = token_bytes(tokenizer)
@@ -83,6 +92,7 @@ def run(recipe: Recipe, run: RunDir) -> None:
             "samples": samples(model, tokenizer, prompts, [index.end_of_text], dtype),
         },
         checkpoint_meta(recipe, section),
+        compiled,
     )
-    folder, end_of_turn = run.path("pretrain", "model"), special_id(tokenizer, IM_END)
-    save_model(model, folder, tokenizer_folder, index.end_of_text, end_of_turn)
+    end_of_turn = special_id(tokenizer, IM_END)
+    hand_over(model, run.path("pretrain", "model"), tokenizer_folder, index.end_of_text, end_of_turn)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 
+import torch
+
+from chatbaker.dist import process_group, world
 from chatbaker.model.sizes import flops_per_token
-from chatbaker.model.weights import load_model, save_model
+from chatbaker.model.weights import load_model
 from chatbaker.recipe import Recipe
 from chatbaker.rundir import RunDir
 from chatbaker.tokens.bpe import load_tokenizer, special_id, token_bytes
@@ -14,8 +17,9 @@ from chatbaker.tokens.conversations import load
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, encode
 from chatbaker.tokens.loader import SftData
 from chatbaker.train.evaluate import bits_per_byte, samples
-from chatbaker.train.loop import checkpoint_meta, train
-from chatbaker.train.parallel import pick_device, pick_dtype, set_threads
+from chatbaker.train.launch import launched, write_slurm_script  # noqa: F401 - for --slurm
+from chatbaker.train.loop import checkpoint_meta, hand_over, train
+from chatbaker.train.parallel import pick_device, pick_dtype, prepare, set_threads
 
 EVAL_ROWS = 64
 """Validation rows per language in the loop."""
@@ -23,7 +27,15 @@ EVAL_ROWS = 64
 
 def run(recipe: Recipe, run: RunDir) -> None:
     """Tune pretrain/model, or go on from the newest checkpoint; ends with sft/model."""
-    section, device = recipe.sft, pick_device()
+    if launched("sft", recipe, run):
+        return
+    device = pick_device()
+    with process_group(device):
+        _run(recipe, run, device)
+
+
+def _run(recipe: Recipe, run: RunDir, device: torch.device) -> None:
+    section = recipe.sft
     set_threads(recipe.parallel)
     base = run.need("pretrain", "model", stage="pretrain")
     with open(base / "model.safetensors", "rb") as file:
@@ -31,8 +43,9 @@ def run(recipe: Recipe, run: RunDir) -> None:
     tokenizer = load_tokenizer(base)
     rows, validation, fingerprint = load(recipe, tokenizer)
     data = SftData(rows, section.batch_size, recipe.seed, fingerprint)
-    model = load_model(base, str(device))
+    model = load_model(base, str(device) if world().size == 1 else "cpu")  # sharding moves it, block by block
     model.requires_grad_(True)
+    compiled = prepare(model, section, device, recipe.parallel)
     dtype = pick_dtype(section, device)
     sets = {name: list(batch.head(EVAL_ROWS).split(section.micro_batch)) for name, batch in validation.items()}
     sizes = token_bytes(tokenizer)
@@ -53,5 +66,6 @@ def run(recipe: Recipe, run: RunDir) -> None:
             "samples": samples(model, tokenizer, prompts, list(ids), dtype),
         },
         checkpoint_meta(recipe, section) | {"base": base_sha},
+        compiled,
     )
-    save_model(model, run.path("sft", "model"), base, *ids)
+    hand_over(model, run.path("sft", "model"), base, *ids)

@@ -187,25 +187,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(small_recipe, small_run, monk
     assert len(calls) == 16
 
 
-def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(small_recipe, small_run, monkeypatch):
-    from chatbaker.train import loop
-
-    calls = []
-
-    def poisoned(*args):
-        calls.append(1)
-        loss = plain(*args)
-        return loss * float("nan") if len(calls) == 2 * 6 - 1 else loss  # two micro-batches a step: the sixth step
-
-    plain = loop.cross_entropy_sum
-    monkeypatch.setattr(loop, "cross_entropy_sum", poisoned)
-    with pytest.raises(ChatBakerError, match="the loss is nan .* at step 6.*Lower lr"):
-        pretrain(small_recipe, small_run)
-    monkeypatch.setattr(loop, "cross_entropy_sum", plain)
-    assert [p.name for p in small_run.path("pretrain", "checkpoints").iterdir()] == ["step-00000004"]
-    assert all(bool(torch.isfinite(t).all()) for t in pretrain(small_recipe, small_run).values())
-
-
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_kept(small_recipe, small_run, tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(dump(small_recipe), encoding="utf-8")

@@ -1,0 +1,88 @@
+"""A training stage as one process a GPU: `launched` starts them, `main` is one of them.
+
+On several machines the same command runs once on each, as the script that `write_slurm_script` writes has it; the first
+keeps the books.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from chatbaker.dist import launch, nodes, say
+from chatbaker.errors import ChatBakerError
+from chatbaker.recipe import Recipe, dump, load
+from chatbaker.rundir import RunDir, atomic
+
+NOTE = "error.json"
+
+
+def launched(stage: str, recipe: Recipe, run: RunDir) -> bool:
+    """Whether the stage's work was done here by several processes; if not, it is this process's own.
+
+    Several are started for several visible GPUs, or for `parallel.processes`. When one is lost, all start anew and go
+    on from the newest checkpoint, at most `parallel.restarts` times.
+    """
+    if "RANK" in os.environ:
+        return False
+    import torch
+
+    machines, count = nodes().size, recipe.parallel.processes or max(1, torch.cuda.device_count())
+    if machines * count < 2:
+        return False
+    path, note = run.path(stage, "recipe.toml"), run.path(stage, NOTE)
+    with atomic(path) as file:
+        file.write(dump(recipe))
+    if nodes().rank == 0:
+        say(f"{stage}: {count} processes on " + ("this machine" if machines == 1 else f"each of {machines} machines"))
+    command = ["-m", "chatbaker.train.launch", stage, str(path), str(run.root)]
+    launch(command, count, recipe.parallel.restarts, note)
+    return True
+
+
+def write_slurm_script(path: Path, stage: str, recipe: Recipe, arguments: list[str]) -> None:
+    """A batch script for `chatbaker STAGE ARGUMENTS` on `parallel.nodes` machines of `parallel.processes` GPUs."""
+    from jinja2 import Template
+
+    if not recipe.parallel.processes:
+        raise ChatBakerError("say how many GPUs a machine has", "parallel.processes", "Such as parallel.processes=8")
+    if path.exists():
+        raise ChatBakerError("already there", str(path), "Give another name")
+    template = Template(Path(__file__).with_name("slurm.sh.jinja").read_text("utf-8"), keep_trailing_newline=True)
+    command = shlex.join([sys.executable, "-m", "chatbaker", stage, *arguments])
+    with atomic(path) as file:
+        file.write(template.render(name=recipe.name, stage=stage, parallel=recipe.parallel, command=command))
+    print(f"{path}: add your partition and account, then type: sbatch {path}")
+
+
+def main() -> None:
+    """One process of those: an error that the user can mend goes into the note, for the process that started it."""
+    stage, recipe, root = sys.argv[1:]
+    run = RunDir(Path(root))
+    note = run.path(stage, NOTE)
+    if note.exists():  # a new start cannot mend it
+        return
+    if restarts := int(os.environ["TORCHELASTIC_RESTART_COUNT"]):
+        say(f"{stage}: a process was lost; all start anew ({restarts} of {os.environ['TORCHELASTIC_MAX_RESTARTS']})")
+    from torch.distributed import DistError
+
+    from chatbaker.train import pretrain, sft
+
+    try:
+        {"pretrain": pretrain.run, "sft": sft.run}[stage](load(recipe), run)
+    except ChatBakerError as error:
+        with atomic(note) as file:
+            json.dump([error.what, error.where, error.hint], file)
+        sys.exit(1)
+    except RuntimeError as error:
+        if "gloo" not in str(error) and not isinstance(error, DistError):
+            raise
+        print(f"process {os.environ['RANK']} lost touch with another", file=sys.stderr)  # whose own end says why
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Training by several processes: the same losses as one, checkpoints for any number of them, clear refusals."""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatbaker.cli import _stage
+from chatbaker.errors import ChatBakerError
+from chatbaker.recipe import dump, parse
+from chatbaker.rundir import RunDir
+
+STEPS = 20
+
+
+class Jobs:
+    """Pretrainings of the shared bake, each in a run folder of its own."""
+
+    def __init__(self, recipe, packed, folder):
+        self.recipe, self.packed, self.folder, self.jobs = recipe, packed, folder, []
+
+    def add(self, name, ranks, shard=0, batch=8, like=None, **job):
+        data = self.recipe.model_dump(mode="json", exclude_none=True)
+        data["parallel"] |= {"shard": shard}
+        data["pretrain"] |= {
+            "optimizer": "adamw",  # Muon rounds to bf16, which makes much of little: see test_optim
+            "precision": "fp32",
+            "batch_tokens": batch * 64,
+            "tokens": STEPS * batch * 64,
+            "micro_batch": 1,
+            "eval_every": 10,
+            "checkpoint_every": 10,
+            "prompts": ["The"],
+        }
+        run = self.folder / name
+        shutil.copytree(self.folder / like if like else self.packed.root, run)
+        path = run / "test.toml"
+        path.write_text(dump(parse(data, "x")), encoding="utf-8")
+        self.jobs.append({"ranks": ranks, "recipe": str(path), "run": str(run)} | job)
+        return RunDir(run)
+
+    def start(self):
+        path = self.folder / "jobs.json"
+        path.write_text(json.dumps(self.jobs), encoding="utf-8")
+        self.jobs = []
+        command = [sys.executable, "-m", "tests.train.ranks", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=os.environ)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+
+def rows(run, key):
+    lines = run.path("pretrain", "metrics.jsonl").read_text("utf-8").splitlines()
+    return {row["step"]: row[key] for row in map(json.loads, lines) if key in row}
+
+
+@pytest.fixture(scope="module")
+def jobs(small_recipe, packed, tmp_path_factory):
+    jobs = Jobs(small_recipe, packed, tmp_path_factory.mktemp("ranks"))
+    jobs.add("one", 1)
+    jobs.add("fsdp", 2)
+    jobs.add("hsdp", 4, shard=2)
+    jobs.add("stopped", 2, signal=6)
+    jobs.add("uneven", 2, batch=9)
+    jobs.add("wide", 2, shard=3)
+    jobs.said = jobs.start()
+    for ranks in (1, 4):  # what two processes saved at step 10
+        run = jobs.add(f"on-{ranks}", ranks, like="fsdp")
+        shutil.rmtree(run.path("pretrain", "checkpoints", f"step-{STEPS:08d}"))
+        shutil.rmtree(run.path("pretrain", "model"))
+        metrics = run.path("pretrain", "metrics.jsonl")  # nor was what they saved looked at
+        kept = [line for line in metrics.read_text("utf-8").splitlines(keepends=True) if '"eval"' not in line]
+        metrics.write_text("".join(kept), encoding="utf-8")
+    jobs.add("resumed", 2, like="stopped")
+    jobs.start()
+    return jobs
+
+
+@pytest.mark.parametrize("name", ["fsdp", "hsdp", "on-1", "on-4", "resumed"])
+def test_losses_and_weights_are_those_of_one_process(jobs, name):
+    one, other = RunDir(jobs.folder / "one"), RunDir(jobs.folder / name)
+    for key in ("loss", "grad_norm"):
+        expected, found = rows(one, key), rows(other, key)
+        assert list(found) == list(range(1, STEPS + 1))
+        assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-5 if key == "loss" else 1e-3)
+    expected, found = rows(one, "eval"), rows(other, "eval")
+    assert expected.keys() == found.keys() == {10, 20}
+    for step in expected:
+        for language, scores in expected[step].items():
+            assert found[step][language] == pytest.approx(scores, rel=1e-4)
+    assert rows(one, "samples").keys() == rows(other, "samples").keys()
+    expected, found = (load_file(run.path("pretrain", "model", "model.safetensors")) for run in (one, other))
+    assert expected.keys() == found.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_job_that_resumes_on_as_many_processes_is_bit_identical(jobs):
+    straight, resumed = RunDir(jobs.folder / "fsdp"), RunDir(jobs.folder / "resumed")
+    assert rows(straight, "loss") == rows(resumed, "loss")
+    expected, found = (load_file(run.path("pretrain", "model", "model.safetensors")) for run in (straight, resumed))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_sigterm_in_one_process_saves_once_and_ends_all(jobs):
+    run = RunDir(jobs.folder / "stopped")
+    assert [path.name for path in run.path("pretrain", "checkpoints").iterdir()] == ["step-00000006"]
+    for number in range(2):
+        assert "stopped at step 6, saved" in run.path(f"rank-{number}.txt").read_text("utf-8")
+    assert not run.path("pretrain", "model").exists()
+
+
+def test_only_the_first_process_speaks(jobs):
+    assert jobs.said.count(f"{STEPS} steps of 512 tokens in float32 on 2 x cpu") <= 2
+    assert jobs.said.count("steps of 512 tokens in float32 on 4 x cpu") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("uneven", "a batch of 9 sequences cannot be shared by 2 processes"),
+        ("wide", "groups of 3 cannot be made of 2 process(es)"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused_in_one_line(jobs, name, message):
+    for number in range(2):
+        text = jobs.folder.joinpath(name, f"rank-{number}.txt").read_text("utf-8")
+        assert message in text
+        assert len(text.splitlines()) == 1
+
+
+def test_two_machines_meet_and_the_first_keeps_the_books(jobs):
+    run = jobs.add("apart", 2)
+    path, root = run.path("test.toml"), run.root.parent / "runs"
+    root.mkdir()
+    shutil.move(run.root, root / "tiny")
+    command = [sys.executable, "-m", "chatbaker", "pretrain", str(root / "tiny" / path.name), "--runs", str(root)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"GLIBC_TUNABLES": "", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    machines = [
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, encoding="utf-8", env=os.environ | shared | {"SLURM_NODEID": n}
+        )
+        for n in "01"
+    ]
+    said = [machine.communicate()[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert said[0].count("1 processes on each of 2 machines") == 1
+    assert "tokens in float32 on 2 x cpu" in "".join(said)
+    run = RunDir(root / "tiny")
+    assert run.stamp("pretrain") is not None
+    assert rows(run, "loss") == rows(RunDir(jobs.folder / "fsdp"), "loss")
+
+
+def test_the_slurm_script_runs_the_same_command_on_every_machine(tmp_path):
+    script = tmp_path / "큰 일.sh"
+    arguments = ["mini", "parallel.nodes=4", "parallel.processes=8", "pretrain.prompts=['한국']"]
+    _stage("pretrain", arguments[0], arguments[1:], "my runs", str(script))
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    lines = script.read_text("utf-8").splitlines()
+    assert {"#SBATCH --nodes=4", "#SBATCH --gpus-per-node=8"} <= set(lines)
+    (line,) = [line for line in lines if line.startswith("srun")]
+    assert shlex.split(line)[-7:] == ["pretrain", *arguments, "--runs", "my runs"]
+    with pytest.raises(ChatBakerError, match="say how many GPUs a machine has"):
+        _stage("pretrain", "mini", [], "runs", str(tmp_path / "other.sh"))
+    with pytest.raises(ChatBakerError, match="already there"):
+        _stage("pretrain", arguments[0], arguments[1:], "runs", str(script))
+
+
+LAUNCH = """
+from chatbaker.train import launch
+plain = launch.launch
+launch.launch = lambda command, *rest: plain(["-m", "tests.train.victim", *command[2:]], *rest)
+from chatbaker.cli import main
+main()
+"""
+
+
+def test_a_lost_process_restarts_all_and_the_end_is_bit_identical(jobs):
+    run = jobs.add("lost", 2)
+    shutil.move(run.root, run.root.parent / "tiny")
+    run = RunDir(run.root.parent / "tiny")
+    arguments = ["pretrain", run.path("test.toml"), "--runs", run.root.parent, "parallel.processes=2"]
+    command = [sys.executable, "-c", LAUNCH, *map(str, arguments)]
+    environment = os.environ | {"GLIBC_TUNABLES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "a process was lost; all start anew (1 of 3)" in done.stderr
+    assert "going on from step 10" in done.stderr
+    assert run.stamp("pretrain") is not None
+    straight = RunDir(jobs.folder / "fsdp")
+    assert rows(straight, "loss") == rows(run, "loss")
+    expected, found = (load_file(one.path("pretrain", "model", "model.safetensors")) for one in (straight, run))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+    refused = subprocess.run([*command, "pretrain.lr=0.5"], capture_output=True, text=True, encoding="utf-8")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert refused.stderr.count("lr changed since this checkpoint") == 1
+    assert refused.stderr.splitlines()[-1].startswith("chatbaker: ")
