@@ -15,69 +15,28 @@ import sys
 import time
 from collections.abc import Callable
 
+from gpu.training import Step, Windows, ours, theirs
+
+from chatbaker.recipe import Model, Schedule
+
 ALLOCATOR_NOTE = "allocator set through GLIBC_TUNABLES for every contender"
-ROWS, SEQ, VOCAB, DIM, LAYERS, HEADS, FFN = 16, 512, 16_384, 256, 6, 4, 704
+ROWS, SEQ, VOCAB, MODEL = 16, 512, 16_384, Model()
 
 
-def ours(optimizer: str) -> Callable[[], None]:
-    import numpy as np
+def contenders(rows: int) -> dict[str, Callable[[], Step]]:
     import torch
 
-    from chatbaker.model.config import LlamaConfig
-    from chatbaker.model.llama import Llama, init_weights
-    from chatbaker.recipe import Schedule
-    from chatbaker.tokens.loader import window_batch
-    from chatbaker.train.loop import train_step
-    from chatbaker.train.optim import build_optimizers
-    from chatbaker.train.parallel import prepare
-
-    model = Llama(LlamaConfig(VOCAB, LAYERS, HEADS, HEADS, DIM, FFN, SEQ))
-    init_weights(model, 0)
-    schedule = Schedule(optimizer=optimizer, micro_batch=ROWS)
-    compiled = prepare(model, schedule, torch.device("cpu"))
-    optimizers = build_optimizers(model, schedule)
-    parameters = list(model.parameters())
-    rng = np.random.default_rng(0)
-
-    class Data:
-        fingerprint, batch_rows = "", ROWS
-
-        def batch(self, step: int, rank: int = 0, world: int = 1):
-            windows = rng.integers(0, VOCAB, (ROWS, SEQ + 1))
-            windows[:, ::200] = 0  # documents of about 200 tokens
-            return window_batch(windows, 0)
-
-    return lambda: train_step(model, Data(), schedule, 0, torch.bfloat16, optimizers, parameters, 1.0, compiled)
-
-
-def theirs(compiled: bool) -> Callable[[], None]:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=DIM,
-        intermediate_size=FFN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=SEQ,
-        tie_word_embeddings=True,
-        use_cache=False,
+    device, data = torch.device("cpu"), Windows(MODEL, VOCAB, rows, document=200)
+    muon, adamw, eager = (
+        Schedule(micro_batch=rows, precision="bf16", optimizer=name, compile=compile)
+        for name, compile in (("muon", True), ("adamw", True), ("adamw", False))
     )
-    model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
-    forward = torch.compile(model, dynamic=False) if compiled else model
-
-    def step() -> None:
-        ids = torch.randint(0, VOCAB, (ROWS, SEQ))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = forward(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    return {
+        "ours, Muon": lambda: ours(MODEL, VOCAB, muon, device, data),
+        "ours, AdamW": lambda: ours(MODEL, VOCAB, adamw, device, data),
+        "transformers, AdamW, compiled": lambda: theirs("transformers", MODEL, VOCAB, adamw, device, data),
+        "transformers, AdamW, eager": lambda: theirs("transformers", MODEL, VOCAB, eager, device, data),
+    }
 
 
 def main() -> None:
@@ -88,7 +47,6 @@ def main() -> None:
     args = parser.parse_args()
 
     from chatbaker.model.sizes import flops_per_token
-    from chatbaker.recipe import Model
     from chatbaker.stages import ALLOCATOR
 
     if "GLIBC_TUNABLES" not in os.environ and sys.platform == "linux":
@@ -98,13 +56,7 @@ def main() -> None:
 
     from chatbaker.train.parallel import peak_flops
 
-    contenders = {
-        "ours, Muon": lambda: ours("muon"),
-        "ours, AdamW": lambda: ours("adamw"),
-        "transformers, AdamW, compiled": lambda: theirs(True),
-        "transformers, AdamW, eager": lambda: theirs(False),
-    }
-    steps = {name: make() for name, make in contenders.items() if args.only in name}
+    steps = {name: make() for name, make in contenders(ROWS).items() if args.only in name}
     for name, step in steps.items():
         print(f"warming up: {name}", file=sys.stderr)
         step(), step()
@@ -116,7 +68,7 @@ def main() -> None:
                 step()
             speeds[name].append(args.steps * ROWS * SEQ / (time.perf_counter() - began))
     peak, source = peak_flops(torch.device("cpu"), torch.bfloat16)
-    flops = flops_per_token(Model(), VOCAB)
+    flops = flops_per_token(MODEL, VOCAB)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, peak {peak / 1e12:.3f} TFLOP/s ({source})")
     print(ALLOCATOR_NOTE)
     print(f"{'contender':32} {'tokens/s':>9} {'min':>8} {'max':>8} {'MFU':>6}")

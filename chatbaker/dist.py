@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatbaker import log
 from chatbaker.errors import ChatBakerError
 from chatbaker.rundir import read_json
 
@@ -36,12 +35,6 @@ def world() -> World:
 def nodes() -> World:
     """Which machine this is among how many that started the same command, as Slurm's srun says it."""
     return World(int(os.environ.get("SLURM_NODEID", "0")), int(os.environ.get("SLURM_STEP_NUM_NODES", "1")))
-
-
-def say(text: str) -> None:
-    """One line for the person, from the first process only."""
-    if world().rank == 0:
-        log.say(text)
 
 
 @contextmanager
@@ -109,7 +102,8 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its tables say less than the processes
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # its tables say less than the processes
     note.parent.mkdir(parents=True, exist_ok=True)
     machine, place = nodes(), "localhost:0"
     if machine.size > 1:

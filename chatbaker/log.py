@@ -6,6 +6,7 @@ by rich; elsewhere (a log file, a batch system) one line is written every half m
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from contextlib import contextmanager
 
 
 def say(text: str) -> None:
-    """One line for the person."""
-    print(text, file=sys.stderr, flush=True)
+    """One line for the person; of several processes of one job, from the first only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from chatbaker.model.sizes import flops_per_token, parameters
 from chatbaker.recipe import Model, Recipe, load
 from chatbaker.rundir import RunDir, read_json
 
-GIB, CPU_SLICE, LOSS_SLICE = 2**30, 128, 1024
+GIB, CPU_SLICE, LOSS_SLICE, GPU_LOGITS = 2**30, 128, 1024, 2**29
 """The slices as in model/attention.py and model/loss.py, which need torch."""
 
 
@@ -44,10 +44,10 @@ def memory_per_rank(
 ) -> dict[str, int]:
     """Bytes by part at the moment of a step when most is held; their sum is the peak.
 
-    precision: "fp32" or "bf16", over fp32 weights. shard: ranks that FSDP shares the state among. compiled: what
+    precision: "fp32", "bf16" or "fp8", over fp32 weights. shard: ranks that FSDP shares the state among. compiled: what
     Inductor's partitioner saves instead of what eager autograd does. accumulation: micro-batches a step.
     """
-    c = 2 if precision == "bf16" else 4
+    c = 4 if precision == "fp32" else 2
     D, F, H, T = model.dim, model.ffn_dim, model.heads, model.seq_len
     E, n = model.kv_heads * (D // H), micro_batch * T
     block = 2 * D * D + 2 * D * E + 3 * D * F  # parameters of a block's matrices
@@ -64,7 +64,7 @@ def memory_per_rank(
     else:  # a fused kernel: query, key, value, output and the logarithm of the sums
         saved += n * (c * (2 * D + 2 * E) + 4 * H)
     kept = c * n * D if recompute else saved  # by each block from its forward pass to its backward pass
-    last_norm, mask = n * (4 + 2 * c) * D, c * n * T
+    last_norm, mask = n * (4 + 2 * c) * D, c * n * T if device == "cpu" or c == 4 else 0  # flash attention has none
     live = model.layers * kept + last_norm + mask
     in_hand = 2 * c * n * F  # estimate: what a backward pass holds besides what was saved
 
@@ -76,10 +76,14 @@ def memory_per_rank(
         forward, backward, casts = gathered, gathered + (c + 4) * block, 0  # a block's gradient, and its copy to reduce
         root = (gradients, 0, 0, (2 * c + 4) * tables)
     else:  # weights are cast where they are used, and the copies saved
-        casts = c * block if c == 2 else 0
+        casts = c * block if precision == "bf16" else 0  # FP8 scales and casts anew
         forward = backward = casts * (1 if recompute else model.layers)
         root = (gradients + 4 * table, c * n * D, 0, 0)
-    logits = min(n, LOSS_SLICE) * vocab_size * (3 * c if compiled else 21)  # and what their softmax takes
+    tokens = min(n, LOSS_SLICE)
+    if device != "cpu":  # as slice_size in model/loss.py
+        least = math.ceil(n / max(LOSS_SLICE, GPU_LOGITS // (c * vocab_size)))
+        tokens = math.ceil(n / next((count for count in range(least, 2 * least) if n % count == 0), least))
+    logits = tokens * vocab_size * (3 * c if compiled else 21)  # and what their softmax takes
     loss = logits + (4 + (c if c == 2 and shard == 1 else 0)) * table + c * n * D
     head = (4 if shard == 1 else c) * table + c * n * D  # gradients of the head and of its input
     moments = (  # gradients, activations, loss, buffers
@@ -116,7 +120,9 @@ def predict(
     if gpus % shard:
         raise ChatBakerError(f"{gpus:,} GPUs do not divide into groups of {shard:,}", "parallel.shard")
     precision = card["precision"] if section.precision == "auto" else section.precision
-    capacity, reserve, width = card["memory_gib"] * GIB, facts["reserve"], 2 if precision == "bf16" else 4
+    if precision == "fp8" and not card["fp8_tflops"]:
+        raise ChatBakerError(f"{gpu} does not multiply FP8", "pretrain.precision", 'Take "bf16", or "auto"')
+    capacity, reserve, width = card["memory_gib"] * GIB, facts["reserve"], 4 if precision == "fp32" else 2
 
     def need(micro: int, recompute: bool, shard: int, gpus: int) -> dict[str, int]:
         device, steps = "cpu" if gpu == "cpu" else "cuda", math.ceil(rows / gpus / micro)
@@ -152,7 +158,8 @@ def predict(
 
     mfu, price = mfu or card["mfu"], card["price"] if price is None else price
     work = flops + (section.recompute and (flops - 6 * vocab * model.dim) / 3)  # the blocks' forward pass again
-    compute = work * section.batch_tokens / gpus / (card[f"{precision}_tflops"] * 1e12 * mfu)
+    rate = card["fp32_tflops" if precision == "fp32" else "bf16_tflops"]  # FP8 at what bf16 reaches: not less
+    compute = work * section.batch_tokens / gpus / (rate * 1e12 * mfu)
     step = max(compute, sum(traffic.values()))
     hours, speed = max(1, section.tokens // section.batch_tokens) * step / 3600, section.batch_tokens / step
     table, half = vocab * model.dim, flops - 6 * model.layers * model.dim * model.seq_len

@@ -174,7 +174,8 @@ class Schedule(Section):
     """Last rate as a share of the peak."""
     micro_batch: Positive = 16
     """Sequences in one forward pass; what is left of the batch is accumulated."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
+    """fp8: bf16, and the blocks' matrices multiply in FP8; never chosen by itself."""
     compile: bool = True
     """Compile each block where a C++ compiler is found."""
     recompute: bool = False

@@ -56,6 +56,7 @@ def test_slices_are_those_of_the_network():
     from chatbaker.model import attention, loss
 
     assert (planner.CPU_SLICE, planner.LOSS_SLICE) == (attention.CPU_SLICE, loss.SLICE)
+    assert planner.GPU_LOGITS == loss.GPU_LOGITS
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -7,6 +7,7 @@ Shape suffixes: N tokens, D model, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,19 @@ IGNORE = -100
 """The target of a token that carries no loss."""
 
 SLICE = 1024
-"""Tokens whose logits exist at one time."""
+"""Tokens whose logits exist at one time on a CPU."""
+
+GPU_LOGITS = 2**29
+"""Bytes of logits at one time on a GPU: each slice also passes over the head's fp32 gradient, so they are few."""
+
+
+def slice_size(tokens: int, logit_bytes: int, device: str) -> int:
+    """Tokens of a slice; on a GPU all alike if they can be, so that one compilation fits. logit_bytes: of one token."""
+    if device == "cpu":
+        return SLICE
+    least = max(1, math.ceil(tokens / max(SLICE, GPU_LOGITS // logit_bytes)))
+    count = next((count for count in range(least, 2 * least) if tokens % count == 0), least)
+    return max(1, math.ceil(tokens / count))
 
 
 def token_losses(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -50,20 +63,24 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         weight = weight_VD.to(hidden_ND.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
-        for start in range(0, hidden_ND.shape[0], SLICE):
-            part = slice(start, start + SLICE)
+        learning = ctx.needs_input_grad[1]  # a frozen head has no gradient
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if learning else None
+        step = slice_size(len(hidden_ND), len(weight) * weight.element_size(), hidden_ND.device.type)
+        for start in range(0, len(hidden_ND), step):
+            part = slice(start, start + step)
             loss, grad = loss_and_grad(hidden_ND[part] @ weight.T, targets_N[part])
             total += loss
             grad_hidden[part] = grad @ weight
-            grad_weight += grad.T @ hidden_ND[part]
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden_ND[part]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype) if grad_weight is not None else None)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0], None, None
+        grad_weight = grad_weight * grads[0] if grad_weight is not None else None
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight, None, None
 
 
 def cross_entropy_sum(hidden: Tensor, weight_VD: Tensor, targets: Tensor, compiled: bool = False) -> Tensor:

@@ -24,8 +24,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from chatbaker.dist import from_first, say, world
+from chatbaker.dist import from_first, world
 from chatbaker.errors import ChatBakerError
+from chatbaker.log import say
 from chatbaker.rundir import disk_error, read_json, write_json
 
 MARKER = "complete.json"

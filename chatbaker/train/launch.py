@@ -12,8 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from chatbaker.dist import launch, nodes, say
+from chatbaker.dist import launch, nodes
 from chatbaker.errors import ChatBakerError
+from chatbaker.log import say
 from chatbaker.recipe import Recipe, dump, load
 from chatbaker.rundir import RunDir, atomic
 

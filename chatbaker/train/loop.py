@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from chatbaker.dist import add_up, anywhere, from_first, say, world
+from chatbaker.dist import add_up, anywhere, from_first, world
 from chatbaker.errors import ChatBakerError
-from chatbaker.log import progress
+from chatbaker.log import progress, say
 from chatbaker.model.llama import Llama
 from chatbaker.model.loss import cross_entropy_sum
 from chatbaker.model.weights import save_model

@@ -1,4 +1,4 @@
-"""What is done to the model from outside, in this order: activation recompute, compile per block, sharding.
+"""What is done to the model from outside, in this order: FP8, activation recompute, compile per block, sharding.
 
 Sharding is FSDP2 (Zhao et al., 2023, arXiv:2304.11277): the fp32 weights, gradients and optimizer state are spread by
 rows over the processes of a group; a block's weights are gathered where they are used. With smaller groups than there
@@ -24,8 +24,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor.experimental import implicit_replication
 from torch.utils.checkpoint import checkpoint
 
-from chatbaker.dist import say, world
-from chatbaker.errors import ChatBakerError
+from chatbaker.dist import world
+from chatbaker.errors import ChatBakerError, missing_extra
+from chatbaker.log import say
 from chatbaker.model.llama import Llama, init_weights
 from chatbaker.recipe import Parallel, Schedule
 
@@ -49,11 +50,11 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(schedule: Schedule, device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32; `precision` overrules."""
+    """Of activations: bf16 where the hardware multiplies it natively, else fp32; `precision` overrules."""
     if schedule.precision != "auto":
-        return torch.bfloat16 if schedule.precision == "bf16" else torch.float32
+        return torch.float32 if schedule.precision == "fp32" else torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
@@ -67,11 +68,33 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
 
 
+def to_fp8(model: Llama, device: torch.device) -> None:
+    """The blocks' matrices multiply in FP8, one scale a tensor, found anew each time; the weights stay as they are.
+
+    Micikevicius et al., 2022 (arXiv:2209.05433). The head and all else stay in bf16.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+        hint = 'Take "bf16", or "auto"'
+        raise ChatBakerError(f"{name} does not multiply FP8; cards from Ada and Hopper on do", "precision", hint)
+    try:
+        from torchao.float8 import convert_to_float8_training  # type: ignore[import-not-found]
+    except ImportError:
+        raise missing_extra("torchao", "fp8") from None
+
+    def fits(matrix: nn.Linear, name: str) -> bool:
+        return matrix.in_features % 16 == matrix.out_features % 16 == 0
+
+    convert_to_float8_training(model.model.layers, module_filter_fn=fits)
+
+
 def prepare(model: Llama, schedule: Schedule, device: torch.device, parallel: Parallel | None = None) -> bool:
-    """Apply recompute, compile and sharding, in place; returns whether it compiled. Names do not change.
+    """Apply FP8, recompute, compile and sharding, in place; returns whether it compiled. Names do not change.
 
     The model may be on the meta device still; what is not, moves to `device` where there are several processes.
     """
+    if schedule.precision == "fp8":
+        to_fp8(model, device)
     if schedule.recompute:
         for block in model.model.layers:
             block.forward = recomputed(block.forward)  # type: ignore[method-assign]

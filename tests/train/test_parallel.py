@@ -136,6 +136,14 @@ def test_a_job_that_does_not_fit_is_refused_in_one_line(jobs, name, message):
         assert len(text.splitlines()) == 1
 
 
+def test_the_first_of_256_processes_holds_what_plan_says():
+    command = [sys.executable, "-m", "tests.train.fake_ranks", "256", "1.3b", "parallel.shard=8"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["planned"] == pytest.approx(found["measured"], rel=0.02)
+
+
 def test_two_machines_meet_and_the_first_keeps_the_books(jobs):
     run = jobs.add("apart", 2)
     path, root = run.path("test.toml"), run.root.parent / "runs"
