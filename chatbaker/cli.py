@@ -216,6 +216,12 @@ def sft(
 
 
 @app.command()
+def dpo(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs", slurm: Slurm = None) -> None:
+    """Tune it on pairs of answers; resumes by itself."""
+    _stage("dpo", recipe, overrides, runs, slurm)
+
+
+@app.command()
 def export(
     recipe: RecipePath,
     overrides: Overrides = None,

@@ -225,6 +225,20 @@ class Sft(Schedule):
     warmup: Fraction = 0.03
     validation: Fraction = 0.02
     prompts: tuple[str, ...] = ("안녕하세요?", "너는 누구야?", "Hello!", "What can you do?")
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Train only low-rank adapters of the blocks' matrices, merged at the end; 0: all weights."""
+    lora_alpha: Rate = 16.0
+    """An adapter counts lora_alpha / lora_rank times."""
+
+
+class Dpo(Sft):
+    """Tuning on pairs of answers. Pairs told apart have next to no gradient: the next would look like a spike."""
+
+    epochs: Positive = 1
+    lr: Rate = 1e-6
+    spike: Annotated[float, Field(ge=0)] = 0.0
+    beta: Rate = 0.1
+    """How dear it is to depart from the model that the stage starts from."""
 
 
 class Parallel(Section):
@@ -297,6 +311,7 @@ class Recipe(Section):
     model: Model = Model()
     pretrain: Pretrain = Pretrain()
     sft: Sft = Sft()
+    dpo: Dpo = Dpo()
     parallel: Parallel = Parallel()
     export: Export = Export()
     eval: Eval = Eval()

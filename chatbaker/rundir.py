@@ -111,6 +111,11 @@ class RunDir:
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)
 
+    @property
+    def tuned(self) -> str:
+        """The stage that made the chat model: dpo where there is one, else sft."""
+        return "dpo" if self.path("dpo", "model").is_dir() else "sft"
+
     def need(self, *parts: str, stage: str) -> Path:
         """A file or folder that an earlier stage makes; says which stage to run where it is missing."""
         path = self.path(*parts)

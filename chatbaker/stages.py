@@ -48,29 +48,18 @@ STAGES = {
         ("tokenizer", "tokens.bpe", "Train the byte-level BPE tokenizer.", "clean", "tokenizer"),
         ("pack", "tokens.pack", "Tokenize the documents into memory-mapped shards.", "clean tokenizer", ""),
         ("pretrain", "train.pretrain", "Train the base model; resumes by itself.", "pack", "model pretrain parallel"),
-        (
-            "sft",
-            "train.sft",
-            "Tune it on conversations; resumes by itself.",
-            "pretrain",
-            "model sft parallel",
-        ),
-        (
-            "export",
-            "export.stage",
-            "Write the Hugging Face folder, GGUF files and model card.",
-            "sft",
-            "export",
-        ),
-        ("eval", "evals.stage", "Zero-shot tasks, bits per byte, register, stop and repetition rate.", "sft", "eval"),
-        ("judge", "evals.judge", "Answer a set of prompts and let another model score the answers.", "sft", "judge"),
+        ("sft", "train.sft", "Tune it on conversations; resumes by itself.", "pretrain", "model sft parallel"),
+        ("dpo", "train.dpo", "Tune it on pairs of answers; resumes by itself.", "sft", "model dpo parallel"),
+        ("export", "export.stage", "Write the Hugging Face folder, GGUF files and model card.", "sft dpo", "export"),
+        ("eval", "evals.stage", "Zero-shot tasks, bits per byte, register, stop, repetition.", "sft dpo", "eval"),
+        ("judge", "evals.judge", "Answer prompts, and let another model score the answers.", "sft dpo", "judge"),
     )
 }
 
 
 def planned(recipe: Recipe) -> list[Stage]:
-    """The stages of a bake. Nothing is evaluated without a suite, nothing judged without the judge's address."""
-    wanted = {"eval": bool(recipe.eval.suites), "judge": bool(recipe.judge.url)}
+    """The stages of a bake. No pairs, no dpo; without a suite nothing is evaluated, nothing judged without a judge."""
+    wanted = {"dpo": bool(recipe.dpo.sources), "eval": bool(recipe.eval.suites), "judge": bool(recipe.judge.url)}
     return [stage for stage in STAGES.values() if wanted.get(stage.name, True)]
 
 
@@ -87,7 +76,7 @@ def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
     """What a stage's result depends on: its sections, its files, the seed and the stages before it."""
     from chatbaker.rundir import digest, find_files, fingerprint
 
-    before = [(run.stamp(name) or {}).get("key") for name in stage.after]
+    before = [stamp["key"] for stamp in map(run.stamp, stage.after) if stamp]
     paths: set[Path] = set()
     data = f"{recipe.eval.data}/**/*" if recipe.eval.data else ""
     read = {"eval": [data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}

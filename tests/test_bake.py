@@ -32,7 +32,7 @@ def test_every_stage_runs_and_is_stamped(baked, small_recipe):
     folder, _, result = baked
     run = RunDir.of("tiny", folder / "runs")
     stages = planned(small_recipe)
-    assert [stage.name for stage in stages] == [name for name in STAGES if name != "judge"]
+    assert [stage.name for stage in stages] == [name for name in STAGES if name not in ("dpo", "judge")]
     for number, name in enumerate((stage.name for stage in stages), 1):
         assert f"[{number}/{len(stages)}] {name}" in result.stderr
         stamp = run.stamp(name)
@@ -59,7 +59,11 @@ def test_a_change_makes_its_stage_and_the_later_ones_stale(baked, small_recipe):
     data["sft"]["lr"] = 1e-4
     changed = parse(data, "x")
     stale = [name for name in STAGES if not fresh(STAGES[name], changed, run)]
-    assert stale == ["sft", "judge"]  # export and eval are found stale once sft has run again: their keys hold sft's
+    assert stale == [
+        "sft",
+        "dpo",
+        "judge",
+    ]  # export and eval: once sft has run again
     data["clean"]["validation"] = 0.5
     assert not fresh(STAGES["clean"], parse(data, "x"), run)
 

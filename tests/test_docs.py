@@ -12,6 +12,7 @@ from chatbaker.chat.terminal import COMMANDS
 from chatbaker.cli import app
 from chatbaker.recipe import (
     Clean,
+    Dpo,
     Eval,
     Export,
     Filters,
@@ -103,6 +104,7 @@ def test_the_chat_page_has_the_commands_and_defaults():
         ("tokenizer", [Tokenizer]),
         ("pretrain", [Pretrain]),
         ("sft", [Sft, SftSource]),
+        ("dpo", [Dpo]),
         ("export", [Export]),
         ("eval", [Eval]),
         ("judge", [Judge]),
@@ -120,7 +122,9 @@ def test_a_page_has_every_knob_of_its_section_with_its_default(page, sections):
                 assert f"[{key}]" in text, key
             elif isinstance(default, Section):
                 assert f"[{page}.{key}]" in text, key
-            elif section is Sft and key in Schedule.model_fields and default == Schedule.model_fields[key].default:
+            elif (
+                section in (Sft, Dpo) and key in Schedule.model_fields and default == Schedule.model_fields[key].default
+            ):
                 assert f"`{key}`" in text, key  # told on the page of pretrain
             elif field.is_required():
                 assert written[key] == "required", key

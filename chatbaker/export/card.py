@@ -29,7 +29,7 @@ def write_card(
     name: how it is loaded (ORG/NAME). tuned: it learnt conversations. gguf: records of `parity.compare`.
     """
     settings = recipe.model_dump(mode="json", exclude_none=True)
-    for stage in ("clean", "tokenizer", "pretrain", "sft"):
+    for stage in ("clean", "tokenizer", "pretrain", "sft", "dpo"):
         settings |= (run.stamp(stage) or {}).get("sections", {})
     recipe = recipes.parse(settings, str(run.root))
     records = run.path("clean", "ledger.json"), run.path("tokenizer", "fertility.json")
@@ -53,7 +53,7 @@ def write_card(
         languages=sorted({entry["language"] for entry in ledger or ()} or {source.language for source in sources}),
         origins={source.name: source.origin for source in sources},
         fertility=fertility,
-        curves={stage: _ends(run.path(stage, "metrics.jsonl")) for stage in ("pretrain", "sft")},
+        curves={stage: _ends(run.path(stage, "metrics.jsonl")) for stage in ("pretrain", "sft", "dpo")},
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

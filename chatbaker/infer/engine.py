@@ -227,8 +227,9 @@ def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
             raise ChatBakerError("no such model", model, hint)
         path = from_hub(model)
     if (path / "recipe.toml").exists() or (path / "sft").exists():
-        run, folder = RunDir(path), path / "sft" / "model"
-        stale = (run.stamp("export") or {}).get("started", 0) < (run.stamp("sft") or {}).get("ended", 0)
+        run = RunDir(path)
+        folder = run.path(run.tuned, "model")
+        stale = (run.stamp("export") or {}).get("started", 0) < (run.stamp(run.tuned) or {}).get("ended", 0)
         files = [] if stale else sorted((path / "export" / "gguf").glob("*.gguf"))
         exported = next((file for file in files if quantize in file.name.lower()), None)
         if exported or folder.is_dir():

@@ -29,10 +29,10 @@ from chatbaker.log import duration, say
 from chatbaker.report.charts import GREYS, PALETTE, Series, bars, curves, stacked
 from chatbaker.rundir import STAMP, new_folder, read_json
 
-STAGES = ("clean", "tokenizer", "pack", "pretrain", "sft", "export", "eval", "judge")
+STAGES = ("clean", "tokenizer", "pack", "pretrain", "sft", "dpo", "export", "eval", "judge")
 RECORDS = (
     *("clean/funnel.json", "clean/ledger.json", "clean/encodings.json", "tokenizer/fertility.json", "pack/index.json"),
-    *("pretrain/metrics.jsonl", "sft/metrics.jsonl", "export/parity.json", "eval/results.json"),
+    *("pretrain/metrics.jsonl", "sft/metrics.jsonl", "dpo/metrics.jsonl", "export/parity.json", "eval/results.json"),
     *("judge/answers.jsonl", "judge/verdicts.jsonl", "judge/pairs.jsonl", "judge/scores.json"),
     *(f"{stage}/{STAMP}" for stage in STAGES),
 )
@@ -82,7 +82,10 @@ def _read(root: Path, name: str) -> Table:
 
 def _parameters(root: Path) -> int:
     """Counted in the weights' headers; 0 where there are no weights."""
-    found = (list((root / model).glob("*.safetensors")) for model in ("sft/model", "pretrain/model", "export/hf"))
+    found = (
+        list((root / model).glob("*.safetensors"))
+        for model in ("dpo/model", "sft/model", "pretrain/model", "export/hf")
+    )
     weights: Any = [safe_open(file, "np") for file in next(filter(None, found), [])]
     return sum(math.prod(one.get_slice(name).get_shape()) for one in weights for name in one.keys())  # noqa: SIM118
 
@@ -93,7 +96,7 @@ def _draw(folder: Path, own: Table, runs: Sequence[Table]) -> None:
     if sources := own.get("tokenizer/fertility.json", {}).get("sources"):
         words = _series("tokens per word", list(sources.values()), "tokens_per_word")
         bars(folder / "tokenizer.png", list(sources), [words], "tokens per word", None, {})
-    for stage in ("pretrain", "sft"):
+    for stage in ("pretrain", "sft", "dpo"):
         if rows := own.get(f"{stage}/metrics.jsonl"):
             _training(folder, stage, rows)
     results = {run["name"]: run["eval/results.json"] for run in runs if "eval/results.json" in run}

@@ -7,7 +7,8 @@ the token that ends them carry loss.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby, islice, zip_longest
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.log import say
-from chatbaker.recipe import Recipe
+from chatbaker.recipe import Recipe, SftSource
 from chatbaker.rundir import RunDir
 from chatbaker.tokens.bpe import load_tokenizer, special_id
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, Message, encode
@@ -25,7 +26,13 @@ from chatbaker.tokens.formats import read
 from chatbaker.tokens.loader import IGNORE, Batch
 from chatbaker.tokens.mixture import mix_hash, permute
 
-Encoded = tuple[list[int], list[bool]]
+Encoded = tuple[list[int], list[bool]] | tuple[list[int], list[bool], list[int]]
+"""Ids, loss mask, and which document of a pair each token is in: 1 or 2."""
+Loaded = tuple[Batch, dict[str, Batch], str]
+"""Training rows, validation rows per language, and the fingerprint of both."""
+Found = Iterator[tuple[str, Encoded | str]]
+"""Each answer with its tokens, or with why it is left out."""
+TOO_LONG = "too long"
 
 
 def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
@@ -58,54 +65,63 @@ def pack(conversations: Sequence[Encoded], seq_len: int, padding: int) -> Batch:
     ids, targets, docs = (np.full((len(rows), seq_len), fill, dtype=np.int32) for fill in (padding, IGNORE, 0))
     for r, members in enumerate(rows):
         start = 0
-        for number, conversation in enumerate(members, 1):
-            tokens, mask = map(np.array, conversation)
+        for conversation in members:
+            tokens, mask, *part = map(np.array, conversation)
             end = start + len(tokens)
-            ids[r, start:end], docs[r, start:end] = tokens, number
+            ids[r, start:end], docs[r, start:end] = tokens, docs[r].max() + (part[0] if part else 1)
             targets[r, start : end - 1] = np.where(mask[1:], tokens[1:], IGNORE)
             start = end
     return Batch(ids, targets, docs)
 
 
-def load(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Batch, dict[str, Batch], str]:
-    """Training rows, validation rows per language, and the fingerprint of both.
+def load(recipe: Recipe, tokenizer: Tokenizer) -> Loaded:
+    """The conversations of the stage `sft`."""
 
-    A conversation is held out by a hash of its tokens, so the choice does not depend on order or on other sources.
-    """
+    def encoded(source: SftSource) -> Found:
+        for _, messages in read(source, Path(recipe.data_root), recipe.seed):
+            yield messages[-1]["content"], tokenize(tokenizer, messages, recipe.model.seq_len) or TOO_LONG
+
+    return gather("sft", "conversation", encoded, recipe, tokenizer)
+
+
+def gather(
+    stage: str, thing: str, encoded: Callable[[SftSource], Found], recipe: Recipe, tokenizer: Tokenizer
+) -> Loaded:
+    """What a stage's sources give. A hash of the tokens holds out, whatever the order and the other sources."""
+    section = getattr(recipe, stage)
     train: list[Encoded] = []
     held: dict[str, list[Encoded]] = {}
-    long = 0
-    data_root = Path(recipe.data_root)
-    if not recipe.sft.sources:
-        raise ChatBakerError("the recipe names no conversations", "sft.sources", "Add a [[sft.sources]] table")
-    for number, source in enumerate(recipe.sft.sources):
+    left_out = Counter({TOO_LONG: 0})
+    if not section.sources:
+        raise ChatBakerError(f"the recipe names no {thing}s", f"{stage}.sources", f"Add a [[{stage}.sources]] table")
+    for number, source in enumerate(section.sources):
         wanted: list[Encoded] = []
-        for _, messages in read(source, data_root, recipe.seed):
-            encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
-            if encoded is None:
-                long += 1
+        for answer, tokens in encoded(source):
+            if isinstance(tokens, str):
+                left_out[tokens] += 1
                 continue
-            key = hashlib.blake2b(np.array(encoded[0], dtype="<u2").tobytes(), digest_size=8).digest()
-            if int.from_bytes(key, "big") < recipe.sft.validation * 2**64:
-                hangul = any("가" <= char <= "힣" for char in messages[-1]["content"])
-                held.setdefault("ko" if hangul else "en", []).append(encoded)
+            key = hashlib.blake2b(np.array(tokens[0], dtype="<u2").tobytes(), digest_size=8).digest()
+            if int.from_bytes(key, "big") < section.validation * 2**64:
+                hangul = any("가" <= char <= "힣" for char in answer)
+                held.setdefault("ko" if hangul else "en", []).append(tokens)
             else:
-                wanted.append(encoded)
+                wanted.append(tokens)
         draw, once_more = mix_hash(recipe.seed, "weight", number), round(source.weight % 1 * len(wanted))
-        for i, encoded in enumerate(wanted):
-            train += [encoded] * (int(source.weight) + (permute(i, len(wanted), draw) < once_more))
+        for i, tokens in enumerate(wanted):
+            train += [tokens] * (int(source.weight) + (permute(i, len(wanted), draw) < once_more))
+    rest = ", ".join([f"{sum(map(len, held.values())):,} held out", *(f"{n:,} {why}" for why, n in left_out.items())])
     if not train:
-        raise ChatBakerError("no conversation fits the context", "model.seq_len", "Raise it, or add shorter ones")
-    padding = special_id(tokenizer, END_OF_TEXT)
-    rows = pack(train, recipe.model.seq_len, padding)
-    validation = {language: pack(items, recipe.model.seq_len, padding) for language, items in sorted(held.items())}
+        raise ChatBakerError(f"no {thing} to learn from ({rest})", f"{stage}.sources", "Add others, or shorter ones")
+    padding, seq_len = special_id(tokenizer, END_OF_TEXT), recipe.model.seq_len
+    rows = pack(train, seq_len, padding)
+    validation = {language: pack(items, seq_len, padding) for language, items in sorted(held.items())}
     sha = hashlib.sha256()
     for batch in (rows, *validation.values()):
         sha.update(batch.ids.tobytes() + batch.targets.tobytes())
     filled = float((rows.docs > 0).mean())
     say(
-        f"sft: {len(train):,} conversations in {len(rows.ids):,} rows of {recipe.model.seq_len} ({filled:.0%} full, "
-        f"{rows.valid:,} trained tokens); {sum(map(len, held.values())):,} held out, {long:,} too long"
+        f"{stage}: {len(train):,} {thing}s in {len(rows.ids):,} rows of {seq_len} ({filled:.0%} full, "
+        f"{rows.valid:,} trained tokens); {rest}"
     )
     return rows, validation, sha.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,19 @@ NAMES = read_json(Path(__file__).with_name("formats.json"))
 READY = "ready_for_export"  # a tree of OpenAssistant that is neither rejected nor half done
 Records = Iterator[tuple[int, dict[str, Any]]]
 """The number of a line, or of a record where a file has no lines, and what is there."""
+Way = tuple[Callable[[dict[str, Any], str], tuple[str, Any]], Callable[[Any, str, Counter[str]], Any]]
+"""What `recognise` and `mend` are to conversations."""
 
 
-def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, list[Message]]]:
-    """(where, messages) of every conversation of a source, cleaned and checked.
+def read(source: SftSource, data_root: Path, seed: int, pairs: Way | None = None) -> Iterator[tuple[str, Any]]:
+    """(where, messages) of every conversation of a source, cleaned and checked; or of pairs, two lists of messages.
 
     Raises ChatBakerError where no file or format is found, and in a strict source at the first bad record.
     """
+    known, mended = pairs or (recognise, mend)
+    stage, things = ("dpo", "pairs") if pairs else ("sft", "conversations")
     left = source.limit
-    for file in _files(source, data_root):
+    for file in _files(source, data_root, stage):
         counts: Counter[str] = Counter()
         on_bad, name = partial(_refuse, source.strict, counts), ""
         for number, record in _trees(_records(file, source.limit, seed, on_bad), file, on_bad):
@@ -45,25 +49,25 @@ def read(source: SftSource, data_root: Path, seed: int) -> Iterator[tuple[str, l
                 counts[f"left out ({language if state == READY else state})"] += 1
                 continue
             try:
-                name, turns = recognise(record, where)
-                messages = mend(turns, where, counts)
+                name, turns = known(record, where)
+                kept = mended(turns, where, counts)
             except ChatBakerError as error:
                 if not name:
                     raise
                 on_bad(error)
                 continue
-            counts.update({f"conversations ({name})": 1, "turns": len(messages)})
-            yield where, messages
+            counts[f"{things} ({name})"] += 1
+            yield where, kept
             left = left and left - 1
             if left == 0:
                 break
-        say(f"sft: {file}: " + (", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "empty"))
+        say(f"{stage}: {file}: " + (", ".join(f"{count:,} {what}" for what, count in counts.most_common()) or "empty"))
         if left == 0:
             return
 
 
-def _files(source: SftSource, data_root: Path) -> list[str]:
-    path, where = source.path, f"sft.sources {source.path}"
+def _files(source: SftSource, data_root: Path, stage: str) -> list[str]:
+    path, where = source.path, f"{stage}.sources {source.path}"
     if path.startswith("hub:"):
         files = jsonl.find_on_hub(f"datasets/{path.removeprefix('hub:')}", where)
     else:
@@ -139,10 +143,10 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
     """The format of a record and its turns, whose content may still be anything. Raises ChatBakerError."""
     for key, name in NAMES["turns"].items():
         if isinstance(record.get(key), list):
-            return name, list(map(_turn, record[key]))
+            return name, list(map(to_turn, record[key]))
     if "replies" in record:
         try:
-            return "OpenAssistant", list(map(_turn, _best_path(record)))
+            return "OpenAssistant", list(map(to_turn, _best_path(record)))
         except (AttributeError, TypeError):
             raise ChatBakerError("its replies are not a tree", where) from None
     question, answer = (next((key for key in NAMES[part] if key in record), None) for part in ("question", "answer"))
@@ -157,7 +161,7 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
     return name, [{"role": role, "content": text} for role, text in turns if role != "system" or system]
 
 
-def _turn(turn: Any) -> dict[str, Any]:
+def to_turn(turn: Any) -> dict[str, Any]:
     """A turn in our names of keys and roles."""
     named = turn if isinstance(turn, dict) else {}
     role, text = (next((named[key] for key in NAMES[part] if key in named), None) for part in ("role", "content"))
@@ -196,4 +200,5 @@ def mend(turns: list[dict[str, Any]], where: str, counts: Counter[str]) -> list[
         messages.pop()  # a question that nobody answered teaches nothing
     if not messages:
         raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)
+    counts["turns"] += len(messages)
     return messages

@@ -24,26 +24,36 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Batch:
-    """ids, targets, docs: int64 [B, T]. targets hold IGNORE where there is no loss; docs number the documents."""
+    """ids, targets, docs: int64 [B, T]. targets hold IGNORE where there is no loss; docs number the documents.
+
+    reference: float32 [B, T], the base's log p(target), where documents 1 and 2, 3 and 4 ... are pairs, better first.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
     docs: np.ndarray
+    reference: np.ndarray | None = None
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        return [self.ids, self.targets, self.docs, *([] if self.reference is None else [self.reference])]
 
     @property
     def valid(self) -> int:
-        """Tokens with loss."""
-        return int((self.targets != IGNORE).sum())
+        """What the loss is a mean over: tokens with loss, or pairs."""
+        return int((self.targets != IGNORE).sum() if self.reference is None else (self.docs.max(1) // 2).sum())
+
+    def take(self, rows: slice | list[int]) -> Batch:
+        """Some of the sequences, in the int64 that the network reads."""
+        return Batch(*(part[rows] if part.dtype.kind == "f" else part[rows].astype(np.int64) for part in self.arrays))
 
     def head(self, rows: int) -> Batch:
-        """The first `rows` sequences, in the int64 that the network reads."""
-        return Batch(*(part[:rows].astype(np.int64) for part in (self.ids, self.targets, self.docs)))
+        return self.take(slice(rows))
 
     def split(self, rows: int) -> Iterator[Batch]:
         """Micro-batches of at most `rows` sequences."""
         for start in range(0, len(self.ids), rows):
-            part = slice(start, start + rows)
-            yield Batch(self.ids[part], self.targets[part], self.docs[part])
+            yield self.take(slice(start, start + rows))
 
 
 class Data(Protocol):
@@ -124,4 +134,4 @@ class SftData:
         for row in range(rank, self.batch_rows, world):
             epoch, index = divmod(step * self.batch_rows + row, count)
             chosen.append(permute(index, count, mix_hash(self.seed, "sft", epoch)))
-        return Batch(self.rows.ids[chosen], self.rows.targets[chosen], self.rows.docs[chosen]).head(len(chosen))
+        return self.rows.take(chosen)

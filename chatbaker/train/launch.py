@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from chatbaker.dist import launch, nodes
@@ -70,10 +71,8 @@ def main() -> None:
         say(f"{stage}: a process was lost; all start anew ({restarts} of {os.environ['TORCHELASTIC_MAX_RESTARTS']})")
     from torch.distributed import DistError
 
-    from chatbaker.train import pretrain, sft
-
     try:
-        {"pretrain": pretrain.run, "sft": sft.run}[stage](load(recipe), run)
+        import_module(f"chatbaker.train.{stage}").run(load(recipe), run)
     except ChatBakerError as error:
         with atomic(note) as file:
             json.dump([error.what, error.where, error.hint], file)

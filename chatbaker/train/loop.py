@@ -1,4 +1,4 @@
-"""THE training loop: pretraining and SFT differ in their data, never in how they step.
+"""THE training loop: pretraining, SFT and DPO differ in their data and objective, never in how they step.
 
 A step: gather the global batch of step s, run it in micro-batches, divide the summed loss by the count of valid
 tokens, clip, look for faults, set the rate, step. Every process takes its share of each batch; what any of them decides
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chatbaker.dist import add_up, anywhere, from_first, world
 from chatbaker.errors import ChatBakerError
@@ -26,11 +27,18 @@ from chatbaker.model.loss import cross_entropy_sum
 from chatbaker.model.weights import save_model
 from chatbaker.recipe import Recipe, Schedule
 from chatbaker.rundir import atomic, disk_error
-from chatbaker.tokens.loader import Data
+from chatbaker.tokens.loader import Batch, Data
 from chatbaker.train import checkpoint
 from chatbaker.train.faults import Watch
 from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
 from chatbaker.train.parallel import gathered, last_micro_batch, peak_flops, pick_dtype, whole
+
+Objective = Callable[..., dict[str, Tensor]]
+"""Of hidden states, head, `compiled` and the arrays after the ids: the "loss" to lower and what else to log, summed."""
+
+
+def next_token(hidden: Tensor, weight: Tensor, compiled: bool, targets: Tensor, docs: Tensor) -> dict[str, Tensor]:
+    return {"loss": cross_entropy_sum(hidden, weight, targets, compiled)}
 
 
 def train(
@@ -43,6 +51,7 @@ def train(
     evaluate: Callable[[], dict[str, Any]],
     meta: dict[str, Any],
     compiled: bool,
+    objective: Objective = next_token,
 ) -> None:
     """Train `model`, which is prepared, in place for `total_steps`, from the newest checkpoint in folder/checkpoints.
 
@@ -62,7 +71,7 @@ def train(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     meta = meta | {"data": data.fingerprint, "steps": total_steps}
     checkpoints = folder / "checkpoints"
-    start, watch = _resume(checkpoints, model, optimizers, meta, schedule.spike)
+    start, watch = _resume(checkpoints, model, optimizers, meta, schedule)
     peak, peak_source = peak_flops(device, dtype) if world().rank == 0 else (1.0, "")
     peak, where = peak * size, device if size == 1 else f"{size} x {device.type}"
     step_tokens = data.batch_rows * model.config.seq_len
@@ -93,8 +102,8 @@ def train(
             look(start)
         for step in range(start, total_steps):
             share = rate(schedule, step, total_steps)
-            loss, norm, fault = train_step(
-                model, data, schedule, step, dtype, optimizers, parameters, share, compiled, watch
+            means, norm, fault = train_step(
+                model, data, schedule, step, dtype, optimizers, parameters, share, compiled, watch, objective
             )
             done = step + 1
             interval_tokens += step_tokens
@@ -114,14 +123,14 @@ def train(
                 record(
                     step=done,
                     tokens=done * step_tokens,
-                    loss=round(loss, 5),
+                    **{name: round(mean, 5) for name, mean in means.items()},
                     lr=schedule.lr * share,
                     grad_norm=round(norm, 4),
                     tokens_per_second=round(speed, 1),
                     mfu=round(mfu, 4),
                 )
                 if bar is not None:
-                    bar.update(done, f"loss {loss:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
+                    bar.update(done, f"loss {means['loss']:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
                 interval_began, interval_tokens = time.perf_counter(), 0
             last, stop = done == total_steps, anywhere(stopping())
             due = watch.lost or done % schedule.checkpoint_every == 0 and not watch.streak
@@ -166,31 +175,39 @@ def train_step(
     share: float,
     compiled: bool,
     watch: Watch | None = None,
-) -> tuple[float, float, str | None]:
-    """One optimizer step; returns the mean loss per valid token (nats), the gradient norm and what is wrong with them.
+    objective: Objective = next_token,
+) -> tuple[dict[str, float], float, str | None]:
+    """One optimizer step; returns the objective's means (nats), the gradient norm and what is wrong with them.
 
     Where `watch` finds something wrong, the weights are left untouched.
     """
     device = model.model.embed_tokens.weight.device
     batch = data.batch(step, world().rank, world().size)
     valid = max(int(add_up(torch.tensor(batch.valid, device=device))), 1)
-    total = torch.zeros((), device=device)
+    totals: dict[str, Tensor] = {}
     parts = list(batch.split(schedule.micro_batch))
     for number, part in enumerate(parts, 1):
         last_micro_batch(model, number == len(parts))
-        ids, targets, docs = (torch.from_numpy(a).to(device) for a in (part.ids, part.targets, part.docs))
-        hidden = model(ids, docs, dtype=dtype)
-        loss = cross_entropy_sum(hidden, model.lm_head.weight, targets, compiled) / valid
-        loss.backward()
-        total += loss.detach()
-    loss, norm = float(add_up(total)), clip(parameters, schedule.clip)
-    fault = watch(loss, norm) if watch else None
+        hidden, *arrays = forward(model, part, dtype)
+        for name, value in objective(hidden, model.lm_head.weight, compiled, *arrays).items():
+            mean = value / valid
+            if name == "loss":
+                mean.backward()
+            totals[name] = totals.get(name, 0.0) + mean.detach()
+    means, norm = {name: float(add_up(total)) for name, total in totals.items()}, clip(parameters, schedule.clip)
+    fault = watch(means["loss"], norm) if watch else None
     set_rate(optimizers, share)
     for optimizer in optimizers:
         if fault is None:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return loss, norm, fault
+    return means, norm, fault
+
+
+def forward(model: Llama, part: Batch, dtype: torch.dtype) -> list[Tensor]:
+    """Hidden states, and the batch's arrays after the ids."""
+    ids, targets, docs, *rest = (torch.from_numpy(a).to(model.model.embed_tokens.weight.device) for a in part.arrays)
+    return [model(ids, docs, dtype=dtype), targets, docs, *rest]
 
 
 def hand_over(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end_of_turn: int) -> None:
@@ -217,14 +234,15 @@ def _go_back(saver: checkpoint.Saver, model: Llama, optimizers: list[torch.optim
 
 
 def _resume(
-    folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer], meta: dict[str, Any], spike: float
+    folder: Path, model: Llama, optimizers: list[torch.optim.Optimizer], meta: dict[str, Any], schedule: Schedule
 ) -> tuple[int, Watch]:
     found = from_first(lambda: checkpoint.latest(folder))
     if found is None:
-        return 0, Watch(spike)
+        return 0, Watch(schedule.spike)
     path, marker = found
+    defaults = {key: knob.default for key, knob in type(schedule).model_fields.items()}
     for key, value in meta.items():
-        before = marker["meta"].get(key)
+        before = marker["meta"].get(key, defaults.get(key))  # a knob that was not there yet had its default
         if before != value:
             raise ChatBakerError(
                 f"{key} changed since this checkpoint: {before!r} then, {value!r} now",
@@ -233,7 +251,7 @@ def _resume(
             )
     checkpoint.load(path, model, optimizers)
     say(f"going on from step {marker['step']:,} ({path})")
-    return int(marker["step"]), Watch(spike, marker.get("watch"))
+    return int(marker["step"]), Watch(schedule.spike, marker.get("watch"))
 
 
 @contextmanager

@@ -76,3 +76,17 @@ def test_another_base_is_refused_and_the_same_one_made_again_is_not(small_recipe
     execute(STAGES["pretrain"], parse(data, "x"), based)
     with pytest.raises(ChatBakerError, match="base changed since this checkpoint"):
         execute(STAGES["sft"], small_recipe, based)
+
+
+def test_a_checkpoint_older_than_a_knob_goes_on_where_the_knob_has_its_default(small_recipe, based, capsys):
+    execute(STAGES["sft"], small_recipe, based)
+    marker = max(based.path("sft", "checkpoints").glob("step-*")) / "complete.json"
+    facts = json.loads(marker.read_text("utf-8"))
+    del facts["meta"]["lora_rank"], facts["meta"]["lora_alpha"]
+    marker.write_text(json.dumps(facts), encoding="utf-8")
+    execute(STAGES["sft"], small_recipe, based)
+    assert "going on from step" in capsys.readouterr().err
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["sft"] |= {"lora_rank": 2}
+    with pytest.raises(ChatBakerError, match="lora_rank changed since this checkpoint: 0 then, 2 now"):
+        execute(STAGES["sft"], parse(data, "x"), based)
