@@ -1,3 +1,8 @@
+"""The run folder."""
+
+from chatbaker.rundir import RunDir
+
+
 def test_the_chat_model_is_that_of_the_last_tuning(tmp_path):
     run = RunDir(tmp_path)
     assert run.tuned == "sft"
