@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
@@ -30,6 +30,9 @@ from chatbaker.log import say
 from chatbaker.rundir import disk_error, read_json, write_json
 
 MARKER = "complete.json"
+
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""What stands still under LoRA comes from the base model again."""
 
 
 class Saver:
@@ -63,7 +66,7 @@ class Saver:
     def save(self, step: int, model: nn.Module, optimizers: list[Optimizer], facts: dict[str, Any]) -> None:
         """Begin to write folder/step-N. facts: plain data for the marker."""
         self.wait()
-        weights, state = get_state_dict(model, optimizers)
+        weights, state = get_state_dict(model, optimizers, options=TRAINED)
         copied = tree_map_only(
             torch.Tensor, lambda t: t.detach().to("cpu", copy=True), {"model": weights, "optimizer": state}
         )
@@ -130,7 +133,7 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put a checkpoint's state into model and optimizers, in place."""
-    weights, state = get_state_dict(model, optimizers)
+    weights, state = get_state_dict(model, optimizers, options=TRAINED)
     holder = {"model": weights, "optimizer": state}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -140,7 +143,9 @@ def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
             raise ChatBakerError(
                 "this checkpoint is damaged", str(path), f"Go on from an older one: rm -r {path}"
             ) from error
-    set_state_dict(model, optimizers, model_state_dict=holder["model"], optim_state_dict=holder["optimizer"])
+    set_state_dict(
+        model, optimizers, model_state_dict=holder["model"], optim_state_dict=holder["optimizer"], options=TRAINED
+    )
 
 
 def _cause(error: OSError | CheckpointException) -> OSError:

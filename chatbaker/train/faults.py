@@ -17,8 +17,9 @@ WINDOW = 64
 STREAK = 3
 """Faults in a row that take the weights back."""
 
-FLOOR = 0.05
-"""The least deviation, as a share of the median: steps that hardly differ make no spike of the next one."""
+FLOORS = {"loss": 0.05, "gradient's norm": 1.0}
+"""The least deviation, as a share of the median: steps that hardly differ make no spike of the next one. Norms of four
+times the median are everyday, and clipped."""
 
 
 class Watch:
@@ -53,10 +54,10 @@ class Watch:
         if not math.isfinite(loss + norm):
             return f"the loss is {loss} and the gradient's norm {norm}"
         if self.spike and len(self.good) >= WINDOW // 2:
-            for name, value, column in (("loss", loss, 0), ("gradient's norm", norm, 1)):
+            for column, (name, value) in enumerate(zip(FLOORS, (loss, norm), strict=True)):
                 seen = [row[column] for row in self.good]
                 middle = median(seen)
                 spread = 1.4826 * median(abs(one - middle) for one in seen)  # a normal distribution's deviation
-                if value - middle > self.spike * max(spread, FLOOR * middle):
+                if value - middle > self.spike * max(spread, FLOORS[name] * middle):
                     return f"the {name} is {value:.4g}, {middle:.4g} in the steps before"
         return None

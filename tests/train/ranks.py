@@ -1,6 +1,6 @@
 """Several processes from one that has imported torch already: `python -m tests.train.ranks JOBS.json`.
 
-A job is {"ranks", "recipe", "run", "signal"}: a pretraining by so many processes; at step `signal` the last of them
+A job is {"ranks", "stage", "recipe", "run", "signal"}: a stage by so many processes; at step `signal` the last of them
 gets SIGTERM. What went wrong in a process is written to RUN/rank-N.txt.
 """
 
@@ -10,12 +10,13 @@ import os
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import load
 from chatbaker.rundir import RunDir
-from chatbaker.train import loop, pretrain
+from chatbaker.train import loop
 
 
 def rank(number: int, port: int, job: dict) -> None:
@@ -31,7 +32,7 @@ def rank(number: int, port: int, job: dict) -> None:
 
     loop.train_step = step
     try:
-        pretrain.run(load(job["recipe"]), RunDir(Path(job["run"])))
+        import_module(f"chatbaker.train.{job['stage']}").run(load(job["recipe"]), RunDir(Path(job["run"])))
     except ChatBakerError as error:
         Path(job["run"], f"rank-{number}.txt").write_text(str(error), encoding="utf-8")
 

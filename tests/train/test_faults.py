@@ -24,6 +24,7 @@ def watched(steps, spike=10.0):
 def test_ordinary_steps_are_no_faults():
     falling = [(8.0 * 0.95**i + 0.2 * (i % 5), 2.0 * 0.97**i) for i in range(200)]
     assert watched(GOOD)[1] == [None] * len(GOOD)
+    assert watched([*GOOD, (4.0, 5.0)])[1][-1] is None  # such a norm is clipped, and all is well
     assert watched(falling)[1] == [None] * len(falling)
 
 

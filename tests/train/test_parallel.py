@@ -26,7 +26,7 @@ class Jobs:
     def __init__(self, recipe, packed, folder):
         self.recipe, self.packed, self.folder, self.jobs = recipe, packed, folder, []
 
-    def add(self, name, ranks, shard=0, batch=8, like=None, **job):
+    def add(self, name, ranks, shard=0, batch=8, like=None, stage="pretrain", **job):
         data = self.recipe.model_dump(mode="json", exclude_none=True)
         data["parallel"] |= {"shard": shard}
         data["pretrain"] |= {
@@ -39,11 +39,13 @@ class Jobs:
             "checkpoint_every": 10,
             "prompts": ["The"],
         }
+        exact = {"optimizer": "adamw", "precision": "fp32", "micro_batch": 1, "log_every": 1}
+        data["sft"] |= exact | {"lora_rank": 4, "prompts": ["Hello!"]}
         run = self.folder / name
         shutil.copytree(self.folder / like if like else self.packed.root, run)
         path = run / "test.toml"
         path.write_text(dump(parse(data, "x")), encoding="utf-8")
-        self.jobs.append({"ranks": ranks, "recipe": str(path), "run": str(run)} | job)
+        self.jobs.append({"ranks": ranks, "stage": stage, "recipe": str(path), "run": str(run)} | job)
         return RunDir(run)
 
     def start(self):
@@ -56,8 +58,8 @@ class Jobs:
         return done.stderr
 
 
-def rows(run, key):
-    lines = run.path("pretrain", "metrics.jsonl").read_text("utf-8").splitlines()
+def rows(run, key, stage="pretrain"):
+    lines = run.path(stage, "metrics.jsonl").read_text("utf-8").splitlines()
     return {row["step"]: row[key] for row in map(json.loads, lines) if key in row}
 
 
@@ -79,6 +81,8 @@ def jobs(small_recipe, packed, tmp_path_factory):
         kept = [line for line in metrics.read_text("utf-8").splitlines(keepends=True) if '"eval"' not in line]
         metrics.write_text("".join(kept), encoding="utf-8")
     jobs.add("resumed", 2, like="stopped")
+    jobs.add("tuned", 1, like="one", stage="sft")
+    jobs.add("tuned-by-two", 2, like="one", stage="sft")
     jobs.start()
     return jobs
 
@@ -100,6 +104,14 @@ def test_losses_and_weights_are_those_of_one_process(jobs, name):
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_adapters_are_tuned_alike_by_two(jobs):
+    one, two = RunDir(jobs.folder / "tuned"), RunDir(jobs.folder / "tuned-by-two")
+    assert list(rows(two, "loss", "sft").values()) == pytest.approx(list(rows(one, "loss", "sft").values()), rel=1e-5)
+    expected, found = (load_file(run.path("sft", "model", "model.safetensors")) for run in (one, two))
+    assert expected.keys() == found.keys()
+    assert all(torch.allclose(found[key], tensor, atol=1e-4) for key, tensor in expected.items())
 
 
 def test_a_job_that_resumes_on_as_many_processes_is_bit_identical(jobs):
