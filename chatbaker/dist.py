@@ -125,6 +125,7 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
     )
     failed = ""
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "170")  # seconds between SIGTERM and SIGKILL, to save in
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or a new start meets the addresses of the lost processes
     try:
         elastic_launch(config, sys.executable)(*command)
@@ -132,7 +133,7 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
         failed = f"stopped by {error.sigval.name} before it could save"
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        failed = f"process {rank} ended with {failure.exitcode}, and {restarts} new starts did not help"
+        failed = f"process {rank} ended with {failure.exitcode}; new starts: {restarts}"
     if note.exists():  # left by the last start, whose processes then end well at once
         raise ChatBakerError(*read_json(note))
     if failed:

@@ -187,7 +187,7 @@ class Schedule(Section):
     spike: Annotated[float, Field(ge=0)] = 10.0
     """Deviations above the median of the last steps from which a loss or gradient norm is a fault; 0: never."""
     faults: Annotated[int, Field(ge=0)] = 20
-    """Steps skipped for a fault (not finite, or a spike) before training gives up."""
+    """Steps of 1,000 skipped for a fault (not finite, or a spike) before training gives up."""
 
 
 class Pretrain(Schedule):

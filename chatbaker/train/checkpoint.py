@@ -57,6 +57,11 @@ class Saver:
         finally:
             self.thread.shutdown()
 
+    @property
+    def failed(self) -> bool:
+        """Whether the last save went wrong; `wait` says how."""
+        return self.writing is not None and self.writing.done() and self.writing.exception() is not None
+
     def wait(self) -> None:
         """Until the save under way is done."""
         writing, self.writing = self.writing, None
@@ -87,7 +92,9 @@ class Saver:
             try:
                 sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
                 write_json(temporary / MARKER, {"step": step, **facts, "files": sizes})
-                shutil.rmtree(path, ignore_errors=True)
+                for later in _all(self.folder):  # broken ones, which a resumed run passed over
+                    if later.name >= path.name:
+                        shutil.rmtree(later, ignore_errors=True)
                 temporary.rename(path)
             except OSError as error:
                 raise disk_error(error, path) from error
@@ -108,19 +115,21 @@ class Saver:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and whatever a kill left half written."""
+    """Keep the newest `keep` checkpoints and the newest from before faults; remove others and what is half written."""
     for path in folder.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
+    calm = next(filter(_calm, _all(folder)), None)
     for path in _all(folder)[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path != calm:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its marker; those cut short are named and passed over.
+def latest(folder: Path, calm: bool = False) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its marker; those cut short are named and passed over. calm: from before faults.
 
     Raises ChatBakerError where there are checkpoints but none is whole: starting anew must be the user's choice.
     """
-    found = _all(folder)
+    found = [path for path in _all(folder) if not calm or _calm(path)]
     for path in found:
         problem = _problem(path)
         if problem is None:
@@ -162,6 +171,14 @@ def _cause(error: OSError | CheckpointException) -> OSError:
 def _all(folder: Path) -> list[Path]:
     paths = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
     return sorted(paths, reverse=True)
+
+
+def _calm(path: Path) -> bool:
+    """Whether the step before it was no fault."""
+    try:
+        return not read_json(path / MARKER).get("watch", {}).get("streak")
+    except (ChatBakerError, OSError):
+        return True  # `latest` says what is wrong with it
 
 
 def _problem(path: Path) -> str | None:

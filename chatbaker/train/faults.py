@@ -17,7 +17,7 @@ WINDOW = 64
 STREAK = 3
 """Faults in a row that take the weights back."""
 
-FLOORS = {"loss": 0.05, "gradient's norm": 1.0}
+FLOORS = {"loss": 0.02, "gradient's norm": 1.0}
 """The least deviation, as a share of the median: steps that hardly differ make no spike of the next one. Norms of four
 times the median are everyday, and clipped."""
 
@@ -34,6 +34,10 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         return {"streak": self.streak, "skipped": list(self.skipped), "good": list(self.good)}
+
+    def compare_with(self, state: dict[str, Any]) -> None:
+        """Judge by the good steps of an earlier state."""
+        self.good = deque(state["good"], maxlen=WINDOW)
 
     @property
     def lost(self) -> bool:

@@ -6,9 +6,11 @@ keeps the books.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shlex
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -36,9 +38,9 @@ def launched(stage: str, recipe: Recipe, run: RunDir) -> bool:
     if machines * count < 2:
         return False
     path, note = run.path(stage, "recipe.toml"), run.path(stage, NOTE)
-    with atomic(path) as file:
-        file.write(dump(recipe))
     if nodes().rank == 0:
+        with atomic(path) as file:
+            file.write(dump(recipe))
         say(f"{stage}: {count} processes on " + ("this machine" if machines == 1 else f"each of {machines} machines"))
     command = ["-m", "chatbaker.train.launch", stage, str(path), str(run.root)]
     launch(command, count, recipe.parallel.restarts, note)
@@ -62,6 +64,10 @@ def write_slurm_script(path: Path, stage: str, recipe: Recipe, arguments: list[s
 
 def main() -> None:
     """One process of those: an error that the user can mend goes into the note, for the process that started it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not without the process that started it,
+        if os.getppid() == 1:  # whose lock on the run is gone with it
+            sys.exit(1)
     stage, recipe, root = sys.argv[1:]
     run = RunDir(Path(root))
     note = run.path(stage, NOTE)

@@ -87,9 +87,9 @@ def train(
         checkpoint.Saver(checkpoints, schedule.keep_checkpoints) as saver,
     ):
 
-        def look(step: int) -> None:
+        def look(step: int) -> bool:
             if step % schedule.eval_every and step != total_steps:
-                return
+                return False
             with torch.compiler.set_stance("force_eager"), gathered(model):  # every new shape would be compiled anew
                 result = evaluate()
             record(step=step, **result)
@@ -97,6 +97,7 @@ def train(
             say(f"step {step:,}: bits per byte  {scores}")
             for sample in result["samples"]:
                 say(f"  {sample['prompt']} -> {sample['text']!r}")
+            return True
 
         if anywhere(bool(start) and world().rank == 0 and start not in evaluated):  # killed between saving and looking
             look(start)
@@ -108,14 +109,14 @@ def train(
             done = step + 1
             interval_tokens += step_tokens
             if fault:
-                first = 1 + (_go_back(saver, model, optimizers, step) if watch.lost else step)
+                first = 1 + (_go_back(saver, model, optimizers, step, watch) if watch.lost else step)
                 watch.skipped.append([first, done])
                 record(step=done, fault=fault, skipped=[first, done])
                 say(f"step {done:,}: {fault}; skipped {f'batches {first:,} to' if watch.lost else 'batch'} {done:,}")
-                if len(watch.skipped) > schedule.faults:
+                if sum(last > done - RECENT for _, last in watch.skipped) > schedule.faults:
                     raise ChatBakerError(
-                        f"{fault} at step {done}, and {schedule.faults} steps were skipped for such faults before",
-                        hint="Lower lr (or muon_lr) and bake under another name (name=...); checkpoints are kept",
+                        f"{fault} at step {done}, and the {RECENT:,} steps before had {schedule.faults} such faults",
+                        hint="Lower lr (or muon_lr) and bake under another name (name=...), or allow more (faults=N)",
                     )
             elif done % schedule.log_every == 0 or done == total_steps:
                 speed = interval_tokens / (time.perf_counter() - interval_began)
@@ -132,15 +133,19 @@ def train(
                 if bar is not None:
                     bar.update(done, f"loss {means['loss']:.3f}  {speed:,.0f} tokens/s  MFU {mfu:.0%}")
                 interval_began, interval_tokens = time.perf_counter(), 0
-            last, stop = done == total_steps, anywhere(stopping())
+            last, stop = done == total_steps, anywhere(stopping() or saver.failed)
             due = watch.lost or done % schedule.checkpoint_every == 0 and not watch.streak
-            if due or last or stop:
+            if due or last or stop:  # raises where the save before has failed
                 saver.save(done, model, optimizers, {"meta": meta, "watch": watch.state()})
             if stop and not last:
                 saver.wait()
                 raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
-            look(done)
+            if look(done):
+                interval_began, interval_tokens = time.perf_counter(), 0
 
+
+RECENT = 1000
+"""Steps within which faults are counted."""
 
 FREE = {
     "micro_batch",
@@ -221,14 +226,17 @@ def hand_over(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end
     from_first(write)
 
 
-def _go_back(saver: checkpoint.Saver, model: Llama, optimizers: list[torch.optim.Optimizer], step: int) -> int:
-    """Take weights and optimizer back to the newest checkpoint; its step, or `step` where there is none yet."""
+def _go_back(
+    saver: checkpoint.Saver, model: Llama, optimizers: list[torch.optim.Optimizer], step: int, watch: Watch
+) -> int:
+    """Take weights and optimizer back to before the faults; the step, or `step` where no checkpoint is so old."""
     saver.wait()
-    found = from_first(lambda: checkpoint.latest(saver.folder))
+    found = from_first(lambda: checkpoint.latest(saver.folder, calm=True))
     if found is None:
         return step
     path, marker = found
     checkpoint.load(path, model, optimizers)
+    watch.compare_with(marker["watch"])
     say(f"back to the weights of step {marker['step']:,} ({path})")
     return int(marker["step"])
 
@@ -289,15 +297,19 @@ def open_metrics(path: Path, start: int) -> Iterator[tuple[Callable[..., None], 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the loop to save and stop after the step; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask the loop to save and stop after the step; a second Ctrl-C stops at once.
+
+    A second SIGTERM is the same one, sent by Slurm to every process and by the elastic agent to its own.
+    """
     asked = False
 
     def ask(number: int, frame: Any) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not asked:
+            say("stopping after this step (Ctrl-C again: at once, without saving)")
         asked = True
-        say("stopping after this step (Ctrl-C again: at once, without saving)")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

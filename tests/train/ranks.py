@@ -27,7 +27,8 @@ def rank(number: int, port: int, job: dict) -> None:
 
     def step(model, data, schedule, number_of_step, *rest):
         if number_of_step + 1 == job.get("signal") and number == job["ranks"] - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2):  # Slurm sends one to every process, and the elastic agent another to its own
+                os.kill(os.getpid(), signal.SIGTERM)
         return plain(model, data, schedule, number_of_step, *rest)
 
     loop.train_step = step

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -140,8 +143,30 @@ def test_three_in_a_row_take_the_weights_back_and_a_resumed_run_skips_the_same(s
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
+def test_a_stop_between_faults_changes_nothing(small_recipe, small_run, monkeypatch):
+    bad = {6: math.nan, 7: math.nan, 8: math.nan}
+    Poison(monkeypatch, bad)
+    straight = pretrain(small_recipe, small_run)
+    faults = [row["skipped"] for row in rows(small_run) if "fault" in row]
+    shutil.rmtree(small_run.path("pretrain"))
+    poison = Poison(monkeypatch, bad)
+
+    def stopped(model, data, schedule, number, *rest):
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return poison.step(model, data, schedule, number, *rest)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(ChatBakerError, match="stopped at step 7, saved"):
+        pretrain(small_recipe, small_run)
+    Poison(monkeypatch, bad)
+    resumed = pretrain(small_recipe, small_run)
+    assert [row["skipped"] for row in rows(small_run) if "fault" in row] == faults == [[6, 6], [7, 7], [5, 8]]
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
 def test_too_many_faults_end_the_run_with_one_line_and_the_weights_are_kept(small_recipe, small_run, monkeypatch):
     Poison(monkeypatch, dict.fromkeys(range(6, 17), math.nan))
-    with pytest.raises(ChatBakerError, match="the loss is nan .* at step 11, and 5 steps were skipped.*Lower lr"):
+    with pytest.raises(ChatBakerError, match="at step 11, and the 1,000 steps before had 5 such.*Lower lr"):
         pretrain(recipe_of(small_recipe, faults=5), small_run)
     assert small_run.path("pretrain", "checkpoints", "step-00000004").exists()

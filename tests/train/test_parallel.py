@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -228,3 +229,19 @@ def test_a_lost_process_restarts_all_and_the_end_is_bit_identical(jobs):
     assert "Traceback" not in refused.stderr
     assert refused.stderr.count("lr changed since this checkpoint") == 1
     assert refused.stderr.splitlines()[-1].startswith("chatbaker: ")
+
+
+def test_no_process_outlives_the_command_that_started_it(jobs):
+    root = RunDir(jobs.add("orphans", 2).root.parent / "later")
+    shutil.move(jobs.folder / "orphans", root.path("tiny"))
+    arguments = ["pretrain", root.path("tiny", "test.toml"), "--runs", root.root, "parallel.processes=2"]
+    more = ["pretrain.tokens=5_000_000", "pretrain.eval_every=100000"]
+    command = [sys.executable, "-m", "chatbaker", *map(str, arguments), *more]
+    environment = os.environ | {"GLIBC_TUNABLES": ""}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", env=environment) as job:
+        assert any("steps of 512 tokens" in line for line in job.stderr)  # both train now
+        workers = [one for one in psutil.Process(job.pid).children() if "chatbaker.train.launch" in one.cmdline()]
+        job.kill()
+        gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(gone) == 2
+    assert not alive
