@@ -1,9 +1,7 @@
 """DPO: loss and gradient against a direct formula, every format of pairs, refusals, exact resume."""
 
 import json
-import os
 import shutil
-import signal
 import unicodedata
 from collections import Counter
 
@@ -171,7 +169,7 @@ def metrics(run):
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_it_learns_to_prefer_and_a_stopped_run_goes_on_bit_identical(wide, chatty, tmp_path, monkeypatch, rank):
+def test_it_learns_to_prefer_and_a_stopped_run_goes_on_bit_identical(wide, chatty, tmp_path, stop_at, rank):
     recipe = preferring(wide, tmp_path, pairs(80), lora_rank=rank, validation=0.2, lr=1e-2 if rank else 1e-3)
     execute(STAGES["dpo"], recipe, chatty)
     logged = [row for row in metrics(chatty) if "loss" in row]
@@ -186,17 +184,9 @@ def test_it_learns_to_prefer_and_a_stopped_run_goes_on_bit_identical(wide, chatt
     assert expected.keys() == load_file(chatty.path("sft", "model", "model.safetensors")).keys()
     assert find_model(str(chatty.root), "q8_0")[1] == chatty.path("dpo", "model")
     shutil.rmtree(chatty.path("dpo"))
-    plain = loop.train_step
-
-    def stopped(model, data, schedule, step, *rest):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(model, data, schedule, step, *rest)
-
-    monkeypatch.setattr(loop, "train_step", stopped)
+    stop_at(5)
     with pytest.raises(ChatBakerError, match="stopped at step 5, saved"):
         execute(STAGES["dpo"], recipe, chatty)
-    monkeypatch.setattr(loop, "train_step", plain)
     execute(STAGES["dpo"], recipe, chatty)
     again = load_file(path)
     assert all(torch.equal(expected[name], again[name]) for name in expected)

@@ -8,13 +8,11 @@ import signal
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.recipe import parse
-from chatbaker.stages import STAGES, execute
 from chatbaker.train import loop
 from chatbaker.train.faults import Watch
+from tests.train.test_pretrain import pretrain, rows, with_
 
 GOOD = [(4.0 + 0.1 * (i % 3), 1.0 + 0.05 * (i % 4)) for i in range(40)]
 
@@ -82,21 +80,6 @@ class Poison:
             loop.cross_entropy_sum = LOSS
 
 
-def recipe_of(small_recipe, **pretrain):
-    data = small_recipe.model_dump(mode="json", exclude_none=True)
-    data["pretrain"] |= pretrain
-    return parse(data, "test")
-
-
-def pretrain(recipe, run):
-    execute(STAGES["pretrain"], recipe, run)
-    return load_file(run.path("pretrain", "model", "model.safetensors"))
-
-
-def rows(run):
-    return [json.loads(line) for line in run.path("pretrain", "metrics.jsonl").read_text("utf-8").splitlines()]
-
-
 def test_one_bad_batch_is_skipped_and_the_run_ends_well(small_recipe, small_run, monkeypatch, capsys):
     Poison(monkeypatch, {6: math.nan})
     weights = pretrain(small_recipe, small_run)
@@ -108,7 +91,7 @@ def test_one_bad_batch_is_skipped_and_the_run_ends_well(small_recipe, small_run,
 
 def test_a_spike_is_skipped(small_recipe, small_run, monkeypatch):
     Poison(monkeypatch, {40: 8.0})
-    pretrain(recipe_of(small_recipe, tokens=44 * 512, lr=1e-3), small_run)
+    pretrain(with_(small_recipe, tokens=44 * 512, lr=1e-3), small_run)
     (fault,) = [row for row in rows(small_run) if "fault" in row]
     assert fault["skipped"] == [40, 40]
     assert "in the steps before" in fault["fault"]
@@ -168,5 +151,5 @@ def test_a_stop_between_faults_changes_nothing(small_recipe, small_run, monkeypa
 def test_too_many_faults_end_the_run_with_one_line_and_the_weights_are_kept(small_recipe, small_run, monkeypatch):
     Poison(monkeypatch, dict.fromkeys(range(6, 17), math.nan))
     with pytest.raises(ChatBakerError, match="at step 11, and the 1,000 steps before had 5 such.*Lower lr"):
-        pretrain(recipe_of(small_recipe, faults=5), small_run)
+        pretrain(with_(small_recipe, faults=5), small_run)
     assert small_run.path("pretrain", "checkpoints", "step-00000004").exists()

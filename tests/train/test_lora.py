@@ -1,9 +1,7 @@
 """LoRA: gradients by hand, merging, an ordinary model at the end, exact resume."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -129,25 +127,17 @@ def test_the_stage_learns_and_leaves_a_plain_model(small_recipe, based, optimize
     assert changed == {name for name in before if "_proj." in name}
 
 
-def test_stopped_and_resumed_it_is_bit_identical_and_another_rank_is_refused(small_recipe, based, monkeypatch):
+def test_stopped_and_resumed_it_is_bit_identical_and_another_rank_is_refused(small_recipe, based, stop_at):
     recipe = tuned(small_recipe)
     execute(STAGES["sft"], recipe, based)
     path = based.path("sft", "model", "model.safetensors")
     expected = load_file(path)
     shutil.rmtree(based.path("sft"))
-    plain = loop.train_step
-
-    def stopped(model, data, schedule, step, *rest):
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(model, data, schedule, step, *rest)
-
-    monkeypatch.setattr(loop, "train_step", stopped)
+    stop_at(3)
     with pytest.raises(ChatBakerError, match="stopped at step 3, saved"):
         execute(STAGES["sft"], recipe, based)
     with pytest.raises(ChatBakerError, match="lora_rank changed since this checkpoint: 4 then, 0 now"):
         execute(STAGES["sft"], tuned(small_recipe, lora_rank=0), based)
-    monkeypatch.setattr(loop, "train_step", plain)
     execute(STAGES["sft"], recipe, based)
     again = load_file(path)
     assert all(torch.equal(expected[name], again[name]) for name in expected)
