@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.rundir import read_json
+from chatbaker.rundir import machine, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def world() -> World:
 
 def nodes() -> World:
     """Which machine this is among how many that started the same command, as Slurm's srun says it."""
-    return World(int(os.environ.get("SLURM_NODEID", "0")), int(os.environ.get("SLURM_STEP_NUM_NODES", "1")))
+    return World(machine(), int(os.environ.get("SLURM_STEP_NUM_NODES", "1")))
 
 
 @contextmanager

@@ -97,6 +97,11 @@ def fingerprint(paths: Iterable[Path]) -> str:
     return digest([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)])
 
 
+def machine() -> int:
+    """Which one this is of the machines that Slurm's srun started the command on; the first, 0, keeps a run's books."""
+    return int(os.environ.get("SLURM_NODEID", "0"))
+
+
 @dataclass(frozen=True)
 class RunDir:
     """runs/<name>. `path("pack", "index.json")` is a file in a stage's folder."""

@@ -112,12 +112,11 @@ def code(stage: Stage, function: str = "run") -> Any:
 
 def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
     """Run one stage in this process. A stage that fails leaves the run's recipe, stamps and results as they were."""
-    from chatbaker.dist import nodes
     from chatbaker.recipe import dump
-    from chatbaker.rundir import atomic
+    from chatbaker.rundir import atomic, machine
 
     stage_run = code(stage)
-    if stage.trains and nodes().rank:  # the first machine keeps the books
+    if stage.trains and machine():  # the first machine keeps the books
         return stage_run(recipe, run, **options)
     with run.lock():
         depends = key(stage, recipe, run)

@@ -22,7 +22,7 @@ ALLOWED = {
     "made": {"made"},
     "cli": BASE | {"stages", "bake", "chat", "infer", "tokens", "report", "plan"},
     "bake": BASE | {"stages"},
-    "stages": BASE | {"dist"},
+    "stages": BASE,
     "plan": BASE | {"model"},
     "dist": BASE,
     "__main__": {"cli"},
