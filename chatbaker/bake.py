@@ -21,9 +21,8 @@ def bake(recipe_path: str, overrides: Sequence[str], runs: str) -> RunDir:
     stages = planned(recipe)
     for number, stage in enumerate(stages, 1):
         title = f"[{number}/{len(stages)}] {stage.name}"
-        if fresh(stage, recipe, run):
-            stamp = run.stamp(stage.name)
-            assert stamp is not None
+        stamp = run.stamp(stage.name)
+        if stamp and fresh(stage, recipe, run):
             say(f"{title}: fresh, made in {duration(stamp['seconds'])}")
             continue
         say(f"{title}: {stage.help}")

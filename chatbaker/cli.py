@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chatbaker import __version__
-from chatbaker.errors import ChatBakerError
-from chatbaker.stages import STAGES, Stage
+from chatbaker.errors import ChatBakerError, missing_extra
+from chatbaker.rundir import RunDir
+from chatbaker.stages import STAGES, Stage, code, execute, tune_allocator
+
+if TYPE_CHECKING:
+    from chatbaker.recipe import Recipe
 
 app = typer.Typer(
     name="chatbaker",
@@ -26,33 +31,37 @@ app = typer.Typer(
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A .toml file, or tiny, mini, 1.3b.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as pretrain.lr=3e-4.")]
 Runs = Annotated[str, typer.Option(help="Folder that holds the run folders.")]
+Slurm = Annotated[str | None, typer.Option(metavar="FILE", help="Write a batch script for Slurm there; no training.")]
+ModelName = Annotated[
+    str | None, typer.Option(help="Run folder, Hugging Face folder, hub id or .gguf; default: the bundled model.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def _load(recipe_path: str, overrides: list[str] | None) -> Recipe:
+    from chatbaker.recipe import load  # pydantic takes its time: the chat and --help go without
+
+    return load(recipe_path, overrides or [])
 
 
 def _stage(
     name: str, recipe_path: str, overrides: list[str] | None, runs: str, slurm: str | None = None, **options: Any
 ) -> None:
-    from chatbaker.recipe import load
-    from chatbaker.rundir import RunDir
-    from chatbaker.stages import code, execute, tune_allocator
-
-    recipe = load(recipe_path, overrides or [])
+    stage, recipe = STAGES[name], _load(recipe_path, overrides)
     if slurm is not None:
-        return code(STAGES[name], "write_slurm_script")(
-            Path(slurm), name, recipe, [recipe_path, *(overrides or []), "--runs", runs]
-        )
-    if STAGES[name].trains:
+        arguments = [recipe_path, *(overrides or []), "--runs", runs]
+        return code(stage, "write_slurm_script", "chatbaker.train.launch")(Path(slurm), name, recipe, arguments)
+    if stage.trains:
         tune_allocator()
-    execute(STAGES[name], recipe, RunDir.of(recipe.name, runs), **options)
+    execute(stage, recipe, RunDir.of(recipe.name, runs), **options)
 
 
 @app.command()
 def chat(
     question: Annotated[str | None, typer.Argument(help="Answer this and leave; without it, talk.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Run folder, Hugging Face folder, hub id or .gguf; default: the bundled model.")
-    ] = None,
+    model: ModelName = None,
     url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server instead of a local model.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.5,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
@@ -69,38 +78,19 @@ def chat(
     from chatbaker.chat.terminal import run
     from chatbaker.infer.engine import Sampling
 
-    sampling = Sampling(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    status = run(
-        question,
-        model=model,
-        url=url,
-        device=device,
-        system=system,
-        sampling=sampling,
-        quantize=quantize,
-        debug=debug,
-    )
-    raise typer.Exit(status)
+    sampling = Sampling(temperature, top_p, top_k, repetition_penalty, max_new_tokens, seed)
+    raise typer.Exit(run(question, model, url, device, system, sampling, quantize, debug))
 
 
 @app.command()
 def serve(
-    model: Annotated[
-        str | None, typer.Option(help="Run folder, Hugging Face folder, hub id or .gguf; default: the bundled model.")
-    ] = None,
+    model: ModelName = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 for other machines too; then set a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(help="Asked of every client; better: CHATBAKER_API_KEY.")] = None,
     slots: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 4,
     ctx: Annotated[int | None, typer.Option(min=64, help="Tokens a slot; default: the model's, at most 4096.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     quantize: Annotated[
         str | None, typer.Option(help="How to convert a model folder: bf16, q8_0 or q4_0; default: q8_0.")
     ] = None,
@@ -140,11 +130,10 @@ def plan(
 ) -> None:
     """Say what pretraining will need: memory, days, money."""
     from chatbaker.plan import plan as answer
-    from chatbaker.recipe import load
 
     folders = [Path(run) for run in ladder or ()]
     asked = {"gpus": gpus, "gpu": gpu, "mfu": mfu, "price": price}
-    print(answer(load(recipe, overrides or []), as_json, folders, **asked))
+    print(answer(_load(recipe, overrides), as_json, folders, **asked))
 
 
 @app.command()
@@ -157,23 +146,19 @@ def bake(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs") -
 
 
 def _add_stage(stage: Stage) -> None:
-    def command(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs") -> None:
+    """A verb that runs its stage and no more; where it trains, Slurm can be asked to."""
+
+    def prepare(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs") -> None:
         _stage(stage.name, recipe, overrides, runs)
 
-    command.__doc__ = stage.help
-    app.command(stage.name)(command)
+    def train(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs", slurm: Slurm = None) -> None:
+        _stage(stage.name, recipe, overrides, runs, slurm)
+
+    app.command(stage.name, help=stage.help)(train if stage.trains else prepare)
 
 
-for _name in ("tokenizer", "pack"):
+for _name in ("tokenizer", "pack", "pretrain"):
     _add_stage(STAGES[_name])
-
-Slurm = Annotated[str | None, typer.Option(metavar="FILE", help="Write a batch script for Slurm there; no training.")]
-
-
-@app.command()
-def pretrain(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs", slurm: Slurm = None) -> None:
-    """Train the base model; resumes by itself."""
-    _stage("pretrain", recipe, overrides, runs, slurm)
 
 
 @app.command()
@@ -188,10 +173,7 @@ def clean(
     """Read the sources, drop what is not wanted, keep count."""
     if explain is None:
         return _stage("clean", recipe, overrides, runs)
-    from chatbaker.recipe import load
-    from chatbaker.stages import code
-
-    code(STAGES["clean"], "explain")(load(recipe, overrides or []), explain)
+    code(STAGES["clean"], "explain")(_load(recipe, overrides), explain)
 
 
 @app.command()
@@ -207,18 +189,13 @@ def sft(
     """Tune it on conversations; resumes by itself."""
     if not show_mask:
         return _stage("sft", recipe, overrides, runs, slurm)
-    from chatbaker.recipe import load
-    from chatbaker.rundir import RunDir
     from chatbaker.tokens.conversations import show
 
-    loaded = load(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     show(loaded, RunDir.of(loaded.name, runs), show_mask)
 
 
-@app.command()
-def dpo(recipe: RecipePath, overrides: Overrides = None, runs: Runs = "runs", slurm: Slurm = None) -> None:
-    """Tune it on pairs of answers; resumes by itself."""
-    _stage("dpo", recipe, overrides, runs, slurm)
+_add_stage(STAGES["dpo"])
 
 
 @app.command()
@@ -232,11 +209,12 @@ def export(
     _stage("export", recipe, overrides, runs, push=push)
 
 
-ModelName = Annotated[
+OtherModel = Annotated[
     str | None, typer.Option(help="Instead of a recipe's: run folder, Hugging Face folder, hub id or .gguf.")
 ]
-Url = Annotated[str | None, typer.Option(help="Instead of a recipe's: a model behind an OpenAI-compatible server.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+OtherUrl = Annotated[
+    str | None, typer.Option(help="Instead of a recipe's: a model behind an OpenAI-compatible server.")
+]
 OptionalRecipe = Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A .toml file, or tiny, mini, 1.3b.")]
 
 
@@ -258,14 +236,13 @@ def _examine(
         return _stage(name, recipe_path, overrides, runs, **options)
     if not (recipe_path or model or url):
         raise ChatBakerError("nothing to examine", hint=f"Type: chatbaker {name} RECIPE, or chatbaker {name} --model X")
-    from chatbaker.recipe import adhoc, load
-    from chatbaker.rundir import RunDir
-    from chatbaker.stages import code
+    from chatbaker.recipe import adhoc
 
     function = code(STAGES[name])
-    recipe = load(recipe_path, overrides) if recipe_path else adhoc(str(model or url), overrides)
-    own = model is not None and (Path(model) / "recipe.toml").is_file()
-    run = RunDir(Path(str(model))) if own else RunDir.of(recipe.name, runs)
+    recipe = _load(recipe_path, overrides) if recipe_path else adhoc(str(model or url), overrides)
+    run = RunDir.of(recipe.name, runs)
+    if model and Path(model, "recipe.toml").is_file():
+        run = RunDir(Path(model))
     with run.lock():
         function(recipe, run, model=model, url=url, **options)
 
@@ -275,8 +252,8 @@ def evaluate(
     recipe: OptionalRecipe = None,
     overrides: Overrides = None,
     runs: Runs = "runs",
-    model: ModelName = None,
-    url: Url = None,
+    model: OtherModel = None,
+    url: OtherUrl = None,
     device: Device = "auto",
     suite: Annotated[str | None, typer.Option(help="ko, en, more, chat, several with commas, or all.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks, with commas.")] = None,
@@ -285,11 +262,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Items a task.")] = None,
 ) -> None:
     """Zero-shot tasks, bits per byte, register, stop and repetition rate."""
-    words = {"suites": suite and suite.replace("all", "ko,en,more,chat"), "tasks": tasks, "data": data}
-    given = [f"eval.{key}={_list(value) if key != 'data' else value}" for key, value in words.items() if value]
-    given += [f"eval.texts={_list(','.join(text))}"] if text else []
-    given += [f"eval.limit={limit}"] if limit else []
-    _examine("eval", recipe, [*(overrides or []), *given], runs, model, url, device=device)
+    suites = _words(suite and suite.replace("all", "ko,en,more,chat"))
+    given = {"suites": suites, "tasks": _words(tasks), "data": data, "texts": text, "limit": limit}
+    knobs = [f"eval.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value]
+    _examine("eval", recipe, [*(overrides or []), *knobs], runs, model, url, device=device)
 
 
 @app.command()
@@ -297,8 +273,8 @@ def judge(
     recipe: OptionalRecipe = None,
     overrides: Overrides = None,
     runs: Runs = "runs",
-    model: ModelName = None,
-    url: Url = None,
+    model: OtherModel = None,
+    url: OtherUrl = None,
     device: Device = "auto",
     answers_only: Annotated[bool, typer.Option("--answers-only", help="Answer the prompts; judge nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before requests that may cost money.")] = False,
@@ -312,8 +288,6 @@ def report(
     run: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders; the first is the report's own.")],
 ) -> None:
     """Write one page, index.html, with every number and picture of a run."""
-    from chatbaker.errors import missing_extra
-
     try:
         from chatbaker.report.page import write_report
     except ModuleNotFoundError as error:
@@ -321,8 +295,8 @@ def report(
     print(write_report([Path(one) for one in run]))
 
 
-def _list(words: str) -> str:
-    return "[" + ", ".join(f'"{word.strip()}"' for word in words.split(",") if word.strip()) + "]"
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,6 @@
-"""JSON lines, plain or compressed, read as a stream that knows where it is, and written so that no half file stays.
+"""JSON lines, plain or compressed, of this machine or the hub (`hf://...`), as a stream that knows where it is.
 
-A file is a path, or the name of one on the hub (`hf://datasets/ORG/NAME/...`). Memory holds one chunk and one line,
-whatever the file's size. A line ends at a line feed and at nothing else, so line numbers agree with every other tool.
+Memory holds one chunk and one line. A line ends at a line feed only, so line numbers agree with every other tool.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def fail(error: ChatBakerError) -> None:
 
 
 def hub() -> Any:
-    """The hub (HF_ENDPOINT or its default, with HF_TOKEN or the token of `hf auth login`) as a file system."""
+    """The hub as a file system, with HF_ENDPOINT and HF_TOKEN or the token of `hf auth login`."""
     from huggingface_hub import HfFileSystem
 
     return HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"))
@@ -71,10 +70,6 @@ def hub_errors(where: str) -> Iterator[None]:
         raise ChatBakerError(f"cannot read from the hub: {error}", where, hint) from None
 
 
-def file_size(path: Path | str) -> int:
-    return int(hub().info(path)["size"]) if str(path).startswith(HUB) else Path(path).stat().st_size
-
-
 @contextmanager
 def open_file(path: Path | str) -> Iterator[IO[bytes]]:
     """A file of this machine or of the hub, to read. Raises ChatBakerError where that fails, now or later."""
@@ -92,11 +87,7 @@ def open_file(path: Path | str) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(path: Path | str, on_bytes: OnBytes | None = None) -> Iterator[bytes]:
-    """The decompressed content of a plain, .gz or .zst file, in chunks of no fixed size.
-
-    on_bytes is told how many bytes of the file itself were read. Raises ChatBakerError where the file is missing,
-    not what its name says, damaged, or cut short.
-    """
+    """The content of a plain, .gz or .zst file, in chunks of no fixed size. Raises ChatBakerError where that fails."""
     with open_file(path) as raw:
         yield from unpack(read_chunks(raw, on_bytes), path)
 
@@ -168,11 +159,7 @@ class Stream:
 def read_jsonl(
     path: Path | str, on_bad: OnBad = fail, on_bytes: OnBytes | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line that is not blank.
-
-    A line that is not UTF-8, not JSON, not an object, or not writable as UTF-8 goes to `on_bad` as a ChatBakerError
-    naming file and line, and reading goes on; so does damage to the file itself, which ends it.
-    """
+    """(line number from 1, object) of each line that is not blank; damage goes to `on_bad` with file and line."""
     for number, line in _lines(path, on_bad, on_bytes):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -1,7 +1,7 @@
 """What a stage tells the person in front of it: lines, and a progress bar with an ETA.
 
-Lines go to standard error, so that a verb's result on standard output can be piped. On a terminal the bar is drawn
-by rich; elsewhere (a log file, a batch system) one line is written every half minute.
+All of it goes to standard error, so that a verb's result can be piped. The bar is drawn on a terminal; elsewhere (a log
+file, a batch system) one line is written every half minute.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+REDRAW_SECONDS, LINE_SECONDS = 0.2, 30.0
 
 
 def say(text: str) -> None:
@@ -34,8 +36,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """A count towards a total. `update(done, note)` is cheap enough to call on every step."""
 
-    def __init__(self, title: str, total: int, start: int = 0, interval: float = 30.0) -> None:
-        self.title, self.total, self.start, self.interval = title, max(total, 1), start, interval
+    def __init__(self, title: str, total: int, start: int = 0) -> None:
+        self.title, self.total, self.start = title, max(total, 1), start
         self.began = self.drawn = time.monotonic()
         self.live = None
         if sys.stderr.isatty():
@@ -54,16 +56,12 @@ class Progress:
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()
         if self.live is not None:
-            if now - self.drawn >= 0.2 or done >= self.total:
+            if now - self.drawn >= REDRAW_SECONDS or done >= self.total:
                 self.drawn = now
                 self.live.update(self.line(done, note), refresh=True)
-        elif now - self.drawn >= self.interval:
+        elif now - self.drawn >= LINE_SECONDS:
             self.drawn = now
             say(self.line(done, note))
-
-    def close(self) -> None:
-        if self.live is not None:
-            self.live.stop()
 
 
 @contextmanager
@@ -73,4 +71,5 @@ def progress(title: str, total: int, start: int = 0) -> Iterator[Progress]:
     try:
         yield bar
     finally:
-        bar.close()
+        if bar.live is not None:
+            bar.live.stop()

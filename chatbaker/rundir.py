@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,11 +29,11 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with Path(temporary).open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -57,7 +57,7 @@ def new_folder(final: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         shutil.rmtree(final, ignore_errors=True)
-        Path(part).replace(final)
+        part.replace(final)
     except OSError as error:
         raise disk_error(error, final) from error
     finally:
@@ -146,16 +146,15 @@ class RunDir:
         except ImportError:  # not on Windows
             yield
             return
-        with ExitStack() as stack:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(self.path(".lock"), "w", encoding="utf-8"))
-            except OSError as error:
-                raise disk_error(error, self.root) from error
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = self.path(".lock").open("w", encoding="utf-8")
+        except OSError as error:
+            raise disk_error(error, self.root) from error
+        with file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not for children, who may outlive this process
             except OSError:
-                raise ChatBakerError(
-                    "another chatbaker process is at work in this run", str(self.root), "Wait for it, or use name=OTHER"
-                ) from None
+                what, hint = "another chatbaker process is at work in this run", "Wait for it, or use name=OTHER"
+                raise ChatBakerError(what, str(self.root), hint) from None
             yield

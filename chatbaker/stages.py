@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from chatbaker import __version__
 from chatbaker.errors import missing_extra
+from chatbaker.rundir import RunDir, atomic, digest, find_files, fingerprint, machine
 
 if TYPE_CHECKING:
     from chatbaker.recipe import Recipe
-    from chatbaker.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,6 @@ class Stage:
     help: str
     after: tuple[str, ...]
     sections: tuple[str, ...]
-
-    @property
-    def extra(self) -> str:
-        """What pip installs for it."""
-        return self.name if self.name in ("clean", "eval") else "train"
 
     @property
     def trains(self) -> bool:
@@ -74,8 +69,6 @@ def sections(stage: Stage, recipe: Recipe) -> dict[str, Any]:
 
 def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
     """What a stage's result depends on: its sections, its files, the seed and the stages before it."""
-    from chatbaker.rundir import digest, find_files, fingerprint
-
     before = [stamp["key"] for stamp in map(run.stamp, stage.after) if stamp]
     paths: set[Path] = set()
     data = f"{recipe.eval.data}/**/*" if recipe.eval.data else ""
@@ -99,21 +92,23 @@ def fresh(stage: Stage, recipe: Recipe, run: RunDir) -> bool:
     return all((run.stamp(name) or {}).get("ended", 0) <= stamp["started"] for name in stage.after)
 
 
-def code(stage: Stage, function: str = "run") -> Any:
-    """A function of a stage's module, which is imported now. Raises ChatBakerError where its extra is not installed."""
-    module = stage.module
+def code(stage: Stage, function: str = "run", module: str | None = None) -> Any:
+    """A function of a stage's module, or of another that needs the same extra, imported now.
+
+    Raises ChatBakerError where the extra is not installed.
+    """
     try:
-        return getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module or stage.module), function)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("chatbaker"):
             raise
-        raise missing_extra(error.name or module, stage.extra) from None
+        extra = stage.name if stage.name in ("clean", "eval") else "train"
+        raise missing_extra(error.name or stage.module, extra) from None
 
 
 def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
     """Run one stage in this process. A stage that fails leaves the run's recipe, stamps and results as they were."""
     from chatbaker.recipe import dump
-    from chatbaker.rundir import atomic, machine
 
     stage_run = code(stage)
     if stage.trains and machine():  # the first machine keeps the books
@@ -122,9 +117,8 @@ def execute(stage: Stage, recipe: Recipe, run: RunDir, **options: Any) -> None:
         depends = key(stage, recipe, run)
         started = time.time()
         stage_run(recipe, run, **options)
-        run.write_stamp(
-            stage.name, started, key=depends, version=__version__, sections=sections(stage, recipe), seed=recipe.seed
-        )
+        facts = {"version": __version__, "sections": sections(stage, recipe), "seed": recipe.seed}
+        run.write_stamp(stage.name, started, key=depends, **facts)
         with atomic(run.path("recipe.toml")) as file:
             file.write(dump(recipe))
 

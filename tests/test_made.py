@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import random
 import re
 import unicodedata
 from collections import Counter
@@ -10,11 +12,15 @@ from collections import Counter
 import pytest
 
 from chatbaker import made
-from chatbaker.made import forms
-from chatbaker.made.drills import Drills
+from chatbaker.made import drills, forms
 
 LANGS = ("ko", "en")
 SAMPLE = {lang: list(made.conversations(3, 4000, lang)) for lang in LANGS}
+
+
+def fields(template):
+    """The names of the fields that a template uses."""
+    return set(re.findall(r"\{(\w+)", template))
 
 
 def turns(lang):
@@ -201,14 +207,19 @@ def test_tables_use_only_fields_they_have():
             templates = [*fact.say, *(text for turn in turns for text in turn.ask + turn.answer)]
             for row in fact.rows:
                 for template in templates:
-                    assert forms.fields(template) <= given
+                    assert fields(template) <= given
                     forms.fill(template, row)
             assert len(set(fact.say)) == len(fact.say) != 1, fact.name
 
 
 def test_drills_and_their_makers_match():
-    names = {fact.name for lang in LANGS for fact in made.kinds("drills.toml", lang) if not fact.draw}
-    assert names == {name for name in vars(Drills) if not name.startswith("_")}
+    found = [(fact, lang) for lang in LANGS for fact in made.kinds("drills.toml", lang)]
+    cases = re.findall(r'case "(\w+)"', inspect.getsource(drills.compute))
+    assert sorted(cases) == sorted({fact.name for fact, _ in found if not fact.draw})
+    for fact, lang in found:
+        turns = [turn for topic in fact.topics for turn in topic.turns]
+        templates = [*fact.say, *(text for turn in turns for text in turn.ask + turn.answer)]
+        assert set().union(*map(fields, templates)) <= set(fact.row(random.Random(0), lang)), fact.name
 
 
 def test_facts_agree():
@@ -232,7 +243,7 @@ def test_facts_are_taught(lang):
         if fact.key:
             main = fact.topics[0].turns[0]
             for answer in main.answer:
-                assert fact.key in forms.fields(answer), (fact.name, answer)
+                assert fact.key in fields(answer), (fact.name, answer)
 
 
 NUMBER = r"\b(\d{1,2})\b"

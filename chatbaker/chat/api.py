@@ -24,8 +24,7 @@ UNSUPPORTED: dict[str, str] = json.loads(Path(__file__).with_name("unsupported.j
 NO_EFFECT: tuple[Any, ...] = (None, False, [], {}, "none", "auto", "default")
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 HEADERS = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}, 503: {"retry-after": "1"}}
-MAX_MARKS = 128
-"""Combining marks in a row: putting them in order takes time by the square of their number."""
+MAX_MARKS = 128  # combining marks in a row: to put them in order takes time by the square of their number
 MAX_SCHEMA, MAX_PATTERN, MAX_COUNT = 16_384, 256, 4096
 """Characters of a JSON schema and of a pattern in it, and its largest length or count: more can stall the engine."""
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "pattern")

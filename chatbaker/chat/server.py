@@ -1,10 +1,8 @@
 """`chatbaker serve`: an OpenAI-compatible server in front of llama.cpp's own, which batches the answers of its slots.
 
-llama.cpp listens at a random port of this machine, locked with a random key, and gets one request for each answer. This
-server checks, queues, limits and translates. It sends prompts as token ids, encoded segment by segment as in `chatbaker
-chat`, so no user's text can become a special token; llama.cpp's own chat route would look for them in all of the text.
-Grammars, logprobs and penalties work on ids as well. Every answer is a stream upstream, also where the client wants it
-whole, so that both say the same.
+llama.cpp listens at a random port, locked with a random key, and gets one request for each answer; this server checks,
+queues, limits and translates. Prompts go as token ids, encoded segment by segment, so no user's text can become a
+special token. Every answer is a stream upstream, also where the client wants it whole, so that both say the same.
 """
 
 from __future__ import annotations
@@ -47,6 +45,8 @@ Json = dict[str, Any]
 BODY_BYTES = 1 << 20
 UPLOAD_SECONDS, ANSWER_SECONDS, LAST_WORD_SECONDS, GRACE_SECONDS = 30.0, 600.0, 5.0, 20.0
 WAITING_PER_SLOT = 4
+ERRORS: Any = {"4XX": {"description": "An error"}, "503": {"description": "Not now"}}
+WHOLE_OR_STREAM: Any = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 HEADERS: dict[str, str] = json.loads(Path(__file__).with_name("headers.json").read_text(encoding="utf-8"))
 
 
@@ -118,8 +118,8 @@ class Answer(StreamingResponse):
         super().__init__(iter(()), headers={"x-accel-buffering": "no"}, media_type=kind)
         self.hall, self.request, self.prompts = hall, request, prompts
         self.chat, self.top = isinstance(request, ChatRequest), request.top
-        probabilities = {"n_probs": 0 if self.top is None else max(1, self.top)}
-        self.settings = request.settings(hall.engine.vocabulary, hall.engine.context) | probabilities
+        self.settings = request.settings(hall.engine.vocabulary, hall.engine.context)
+        self.settings["n_probs"] = 0 if self.top is None else max(1, self.top)
         self.extra: Json = {"truncated": {"messages": dropped}} if dropped else {}
         kind = ("chat.completion.chunk" if request.stream else "chat.completion") if self.chat else "text_completion"
         self.head: Json = {"id": ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12), "object": kind}
@@ -262,16 +262,9 @@ def build(hall: Hall, key: str | None, local: bool) -> Any:
         headers = getattr(error, "headers", shown.headers)
         return Response(json.dumps(shown.body), shown.status_code, headers, "application/json")
 
-    kinds = (RequestValidationError, HTTPException, ChatBakerError, OSError, Exception)
-    app = FastAPI(
-        title="ChatBaker",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        exception_handlers=dict.fromkeys(kinds, refuse),
-        responses={"4XX": {"description": "An error"}, "503": {"description": "Not now"}},
-    )
-    whole_or_stream: Any = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+    app = FastAPI(title="ChatBaker", version=__version__, docs_url=None, redoc_url=None, responses=ERRORS)
+    for kind in (RequestValidationError, HTTPException, ChatBakerError, OSError, Exception):
+        app.add_exception_handler(kind, refuse)
     card = {"id": hall.name, "object": "model", "created": int(time.time()), "owned_by": "chatbaker"}
     card["max_model_len"] = hall.engine.context
 
@@ -279,14 +272,14 @@ def build(hall: Hall, key: str | None, local: bool) -> Any:
         if model not in (None, hall.name):
             raise ApiError(404, f"there is no model {model!r} here, only {hall.name!r}", "model", "model_not_found")
 
-    @app.post("/v1/chat/completions", response_class=Response, responses=whole_or_stream)
+    @app.post("/v1/chat/completions", response_class=Response, responses=WHOLE_OR_STREAM)
     async def chat_completions(request: ChatRequest) -> Response:
         known(request.model)
         messages = [message.plain() for message in request.messages]
         ids, dropped = await asyncio.to_thread(hall.fit, messages, request.max_tokens, request.truncate is not None)
         return Answer(hall, request, [ids], dropped)
 
-    @app.post("/v1/completions", response_class=Response, responses=whole_or_stream)
+    @app.post("/v1/completions", response_class=Response, responses=WHOLE_OR_STREAM)
     async def completions(request: CompletionRequest) -> Response:
         known(request.model)
         single = isinstance(request.prompt, str) or (request.prompt and isinstance(request.prompt[0], int))

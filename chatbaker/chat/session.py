@@ -24,10 +24,9 @@ class Session:
         self._files: set[Path] = set()  # written or read here, so writing again loses nothing
 
     def ask(self, question: str, debug: int = 0) -> Iterator[Chunk]:
-        """Answer, and remember question and answer; also where the iterator is closed halfway.
+        """Answer, and remember both; also where the iterator is closed halfway, but not before the first character.
 
-        An answer stopped before its first character leaves no trace. Raises ChatBakerError, e.g. for a question that
-        is too long; the conversation is then as it was.
+        Raises ChatBakerError, e.g. for a question that is too long; the conversation is then as it was.
         """
         asked = clean_messages([{"role": "user", "content": question}])
         head = [{"role": "system", "content": self.system}] if self.system else []
@@ -73,10 +72,7 @@ class Session:
         self.messages, self.dropped, self.usage = [], 0, Usage()
 
     def save(self, path: Path) -> None:
-        """Write the conversation as a line of `{"messages": [...]}`, which `chatbaker sft` also reads.
-
-        Raises ChatBakerError where a file is there that this session neither wrote nor read.
-        """
+        """Write a line that `chatbaker sft` also reads. Raises ChatBakerError for a file this session did not touch."""
         if not self.messages:
             raise ChatBakerError("nothing to save yet")
         try:

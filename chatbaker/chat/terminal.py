@@ -1,12 +1,8 @@
 """The terminal chat: `run` is what the verb `chat` calls.
 
-| standard input | standard output | what happens                                                            |
-|----------------|-----------------|-------------------------------------------------------------------------|
-| a terminal     | a terminal      | prompt_toolkit reads (Hangul-wide, several lines), rich streams Markdown |
-| anything else  |                 | each line is asked, the answers are printed; exit status 0 if all were   |
-|                | anything else   | answers are plain text                                                  |
-
-A QUESTION on the command line is answered, and that is all. Notices and --debug go to standard error.
+At a terminal prompt_toolkit reads (Hangul-wide, several lines) and rich streams Markdown. Elsewhere each line of
+standard input is asked, answers are plain text, and the exit status is 0 if all were given. Notices go to standard
+error, as does --debug.
 """
 
 from __future__ import annotations
@@ -31,30 +27,26 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from rich.console import Console
 
-CANDIDATES = 5
-"""Candidate tokens per step that --debug reports."""
+CANDIDATES = 5  # per token, in what --debug reports
 REDRAW_SECONDS = 0.08
 INTERRUPTED = 130
 
 
 def run(
     question: str | None = None,
-    *,
     model: str | None = None,
     url: str | None = None,
     device: str = "auto",
     system: str | None = None,
     sampling: Sampling | None = None,
     quantize: str | None = None,
-    context: int | None = None,
     debug: bool = False,
 ) -> int:
     """Chat until the input ends; the exit status. See `open_engine` for the options. Raises ChatBakerError."""
-    with closing(open_engine(model, device, quantize, context, url)) as engine:
-        session = Session(engine, sampling or Sampling(), system)
-        terminal = Terminal(session, debug)
+    with closing(open_engine(model, device, quantize, url=url)) as engine:
+        terminal = Terminal(Session(engine, sampling or Sampling(), system), debug)
         if question is not None:
-            return 0 if terminal.answer(session.ask(question, terminal.debug)) else INTERRUPTED
+            return 0 if terminal.ask(question) else INTERRUPTED
         return terminal.converse() if terminal.console and sys.stdin and sys.stdin.isatty() else terminal.read_lines()
 
 
@@ -77,19 +69,13 @@ class Terminal:
         self.tell(f"{self.session.engine.name}{size}. /help lists the commands, Ctrl-D leaves.")
         while True:
             try:
-                text = prompt.prompt()
-            except KeyboardInterrupt:
-                self.tell("Ctrl-D leaves.")
-                continue
+                self.take(prompt.prompt())
             except EOFError:
                 return 0
-            try:
-                if not self.take(text):
-                    return 0
             except ChatBakerError as error:
                 self.tell(str(error))
-            except KeyboardInterrupt:  # a second one, while the first was still stopping the answer
-                continue
+            except KeyboardInterrupt:  # with no answer to stop
+                self.tell("Ctrl-D leaves.")
 
     def read_lines(self) -> int:
         """Answer each line of standard input. A line that cannot be answered is reported; the exit status is then 1."""
@@ -97,25 +83,27 @@ class Terminal:
         lines = sys.stdin.buffer if sys.stdin else ()  # None: it was closed before we began
         for number, line in enumerate(lines, 1):
             try:
-                if not self.take(line.decode("utf-8-sig" if number == 1 else "utf-8")):
-                    break
+                self.take(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except EOFError:
+                break
             except (UnicodeDecodeError, ChatBakerError) as error:
                 status, problem = 1, "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
                 say(f"standard input, line {number}: {problem}")
         return status
 
-    def take(self, text: str) -> bool:
-        """One input: a command, a question or nothing. False: leave."""
+    def take(self, text: str) -> None:
+        """One input: a command, a question or nothing. Raises EOFError to leave."""
         text = text.strip()
         if text.startswith("/"):
-            name, *more = text[1:].split(maxsplit=1) or [""]
-            rest = more[0] if more else ""
+            name, *rest = text[1:].split(maxsplit=1) or [""]
             if name not in COMMANDS:
                 raise ChatBakerError(f"no command /{name}", hint="Type /help")
-            return COMMANDS[name][1](self, rest) is not False
-        if text:
-            self.answer(self.session.ask(text, self.debug))
-        return True
+            COMMANDS[name][1](self, "".join(rest))
+        elif text:
+            self.ask(text)
+
+    def ask(self, question: str) -> bool:
+        return self.answer(self.session.ask(question, self.debug))
 
     def answer(self, chunks: Iterator[Chunk]) -> bool:
         """Show an answer while it is written. False: Ctrl-C stopped it; what was written stays in the conversation."""
@@ -177,17 +165,11 @@ class Terminal:
         except OSError:  # a read-only home is no reason not to talk
             history = InMemoryHistory()
         commands = WordCompleter([f"/{name}" for name in COMMANDS], sentence=True)
-        return PromptSession(
-            "> ",
-            history=history,
-            multiline=True,
-            prompt_continuation="  ",
-            key_bindings=keys,
-            completer=commands,
-            complete_while_typing=False,
-        )
+        session = PromptSession[str]("> ", history=history, multiline=True, prompt_continuation="  ", key_bindings=keys)
+        session.completer, session.complete_while_typing = commands, False
+        return session
 
-    # Commands. Each takes the rest of its line; False means leave.
+    # Commands. Each takes the rest of its line.
 
     def help(self, _: str) -> None:
         for name, (text, _run) in COMMANDS.items():
@@ -226,11 +208,11 @@ class Terminal:
     def stats(self, _: str) -> None:
         self.tell(json.dumps({"engine": self.session.engine.name} | self.figures(), ensure_ascii=False))
 
-    def exit(self, _: str) -> bool:
-        return False
+    def exit(self, _: str) -> None:
+        raise EOFError
 
 
-COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], bool | None]]] = {
+COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], None]]] = {
     "help": ("this list", Terminal.help),
     "reset": ("begin a new conversation", Terminal.reset),
     "retry": ("answer the last question again", Terminal.retry),

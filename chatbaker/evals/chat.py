@@ -1,8 +1,7 @@
 """Suite `chat`: does a chat model keep the register it is spoken to in, end its answers, and not repeat itself?
 
-80 conversations of our own (chat_prompts.jsonl) are put to the model as people use it: its chat template, the usual
-sampling options, but greedy and with a fixed seed, so that the same model gives the same answers. Every answer is
-kept beside the figures. Intervals are Wilson's (1927) at 95 %.
+80 conversations of our own (chat_prompts.jsonl) are put to the model as people use it, but greedily, so that the same
+model gives the same answers. Intervals are Wilson's (1927) at 95 %.
 """
 
 from __future__ import annotations
@@ -24,17 +23,14 @@ from chatbaker.rundir import digest
 
 SAMPLING = Sampling(temperature=0, max_new_tokens=256, seed=0)
 STRETCH, SHARE = 12, 0.5
-ANSWER = ("model", "sampling", "answer", "finish_reason", "completion_tokens")
-"""What a ledger of answers holds."""
+ANSWER = ("model", "sampling", "answer", "finish_reason", "completion_tokens")  # what a ledger of answers holds
 
 
 def examine(ledger: Ledger, model: str | None, url: str | None, device: str, limit: int | None = None) -> Row:
-    """Ask all conversations, or `limit` of them evenly spread; the figures and the answers, as plain JSON.
-
-    Raises ChatBakerError where no conversation can be answered.
-    """
+    """Figures and answers of all conversations, or of `limit` evenly spread. ChatBakerError where none is answered."""
     rows = [row for _, row in read_jsonl(Path(__file__).with_name("chat_prompts.jsonl"))]
-    rows = [rows[i * len(rows) // limit] for i in range(limit)] if limit and limit < len(rows) else rows
+    count = min(limit or len(rows), len(rows))
+    rows = [rows[i * len(rows) // count] for i in range(count)]
     said = answer([row["messages"] for row in rows], SAMPLING, ledger, model, url, device)
     both = list(zip(rows, said, strict=True))
     failed = [{"id": row["id"], "reason": one["reason"]} for row, one in both if "reason" in one]
@@ -50,7 +46,6 @@ def answer(
     """What a model says to each conversation, or the `reason` for nothing. What the ledger holds is not asked again."""
     source = identity(model, url)
     keys = [digest([source, messages, asdict(sampling)]) for messages in asked]
-    failed: dict[str, Row] = {}
     if left := {key: messages for key, messages in zip(keys, asked, strict=True) if key not in ledger.by_key}:
         with closing(open_engine(model, device, url=url)) as engine, progress("answers", len(left)) as bar:
             for number, (key, messages) in enumerate(left.items(), 1):
@@ -61,14 +56,14 @@ def answer(
                     if engine.context is None and not ledger.by_key.keys() & keys:
                         raise
                     row |= {"answer": "", "finish_reason": "error", "completion_tokens": 0, "reason": str(error)}
-                    failed[key] = row
+                    ledger.by_key[key].append(row)  # not in the file: the next run asks again
                 else:
                     usage = chunks[-1].usage
                     row |= {"answer": clean("".join(chunk.text for chunk in chunks))}
                     row |= {"finish_reason": usage.finish_reason, "completion_tokens": usage.completion_tokens}
                     ledger.append(row)
                 bar.update(number)
-    return [failed[key] if key in failed else ledger.by_key[key][-1] for key in keys]
+    return [ledger.by_key[key][-1] for key in keys]
 
 
 def judge(row: Row, said: Row) -> Row:
@@ -82,11 +77,10 @@ def judge(row: Row, said: Row) -> Row:
 
 
 def repeats(text: str) -> bool:
-    """Whether most of a text had been said before in it.
+    """Whether half of a text's stretches of 12 letters are copies of earlier ones, as in one that is said three times.
 
-    That is, whether half of its stretches of 12 letters are copies of earlier ones: seq-rep-n of Welleck et al.
-    (2020, arXiv:1908.04319), over letters so that it means the same in Korean and English, spaced or not, and without
-    digits, which differ in a loop that counts. A text said twice is below that, one said three times is above.
+    seq-rep-n of Welleck et al. (2020, arXiv:1908.04319), over letters so that it means the same in Korean and English,
+    spaced or not; without digits, which differ in a loop that counts.
     """
     letters = re.sub(r"[\W\d_]+", "", text).casefold()
     stretches = [letters[i : i + STRETCH] for i in range(len(letters) - STRETCH + 1)]
@@ -95,21 +89,20 @@ def repeats(text: str) -> bool:
 
 def summarize(answers: list[Row]) -> Row:
     """The figures. An answer keeps the register where it shows the expected one and nothing else."""
-    asked = [row for row in answers if row["expected"]]
-    kept = {
-        name: share(row["register"] == row["expected"] for row in asked if name in ("kept", row["expected"]))
-        for name in ("kept", "formal", "informal")
-    }
-    lost = {name: sum(row["register"] == name for row in asked) for name in ("mixed", "unknown")}
+    asked, count = [row for row in answers if row["expected"]], len(answers)
+    register: Row = {"kept": share(row["register"] == row["expected"] for row in asked)}
+    for name in ("formal", "informal"):
+        register[name] = share(row["register"] == name for row in asked if row["expected"] == name)
+    register |= {name: sum(row["register"] == name for row in asked) for name in ("mixed", "unknown")}
     characters, tokens = sum(len(row["answer"]) for row in answers), sum(row["tokens"] for row in answers)
     return {
-        "items": len(answers),
-        "register": kept | lost,
+        "items": count,
+        "register": register,
         "stop_rate": share(row["stopped"] for row in answers),
         "repetition_rate": share(row["repeated"] for row in answers),
         "empty": sum(not row["answer"] for row in answers),
         "wrong_language": sum(row["wrong_language"] for row in answers),
-        "mean_length": {"characters": characters / len(answers), "tokens": tokens / len(answers)},
+        "mean_length": {"characters": characters / count, "tokens": tokens / count},
     }
 
 

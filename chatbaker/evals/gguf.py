@@ -1,8 +1,7 @@
 """Log-likelihoods from llama.cpp, which gives those of the token it draws only.
 
-So the wanted token is pinned by a bias, and drawn; its reported figure is from before the bias. One request a token:
-the context stays in the KV cache. A token that ends within a character is never reported; of such a one the odds
-against the letter "a" are taken, both biased above all others and "a" drawn, and "a" is then measured by itself.
+So each wanted token is drawn, pinned by a bias; its reported figure is from before the bias. A token that ends within
+a character is never reported: its odds are taken against the letter "a", which is then measured by itself.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from chatbaker.evals.score import Score, Text, TokenLM
 from chatbaker.infer.llamacpp import LlamaCppEngine
 from chatbaker.infer.metadata import read_metadata
 
-PIN = 100.0
-"""A bias above any difference of logits, small enough for 32 bits to hold the rest."""
+PIN = 100.0  # a bias above any difference of logits, small enough for 32 bits to hold the rest
 
 
 class Scoring(LlamaCppEngine):

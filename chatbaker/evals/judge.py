@@ -72,7 +72,6 @@ def run(
     if left:
         confirm(judge, left, section, yes)
         judge.settle(left, section.concurrency)
-
     verdicts: dict[str, Rows] = {}
     for label in dict.fromkeys([judge.label, *(row["judge"] for row in judge.ledger.rows)]):
         found = {id: judge.verdict(one, label)[0] for id, one in asked.items()}
@@ -154,17 +153,17 @@ def flat(verdict: Row) -> Row:
 
 def compare(judge: Judge, path: Path, pairs: Pairs, ours: Rows, mine: Rows) -> tuple[Row, list[Row]]:
     """This run against another: the sums, and a row for each pair. It is won or lost where both orders say so."""
-    against, theirs, results, ratios, rows, faults = path.parent.parent.name, _read(path), [], [], [], []
+    against, theirs, rows, faults = path.parent.parent.name, _read(path), [], []
     for id, both in pairs.items():
         (one, fault), (two, other) = map(judge.verdict, both)
         if not (one and two):
             faults.append({"id": id, "reason": fault or other})
             continue
-        first, second = (order[found["winner"]] for order, found in zip(ORDERS, (one, two), strict=True))
-        results.append(first if first == second else "tied")
-        ratios.append(log((len(ours[id]["answer"]) + 1) / (len(theirs[id]["answer"]) + 1)))
-        row: Row = {"id": id, "against": against, "judge": judge.label, "result": results[-1]}
+        first, second = ORDERS[0][one["winner"]], ORDERS[1][two["winner"]]
+        row: Row = {"id": id, "against": against, "judge": judge.label, "result": first if first == second else "tied"}
         rows.append(row | {"flipped": first != second, "reasons": [one["reason"], two["reason"]]})
+    results = [row["result"] for row in rows]
+    ratios = [log((len(ours[row["id"]]["answer"]) + 1) / (len(theirs[row["id"]]["answer"]) + 1)) for row in rows]
     totals = _read(path.with_name("verdicts.jsonl"), judge.label)
     ahead = [mine[id]["total"] - totals[id]["total"] for id in pairs if id in mine and id in totals]
     flips = summary([row["flipped"] for row in rows])["mean"]
@@ -175,14 +174,14 @@ def compare(judge: Judge, path: Path, pairs: Pairs, ours: Rows, mine: Rows) -> t
 
 def summarize(said: Rows, mine: Rows) -> Row:
     """What one judge's verdicts of the answers come to."""
-    totals = {id: row["total"] for id, row in mine.items()}
+    totals = [row["total"] for row in mine.values()]
     kinds: dict[str, list[int]] = {}
-    for id, total in totals.items():
-        kinds.setdefault(said[id]["category"], []).append(total)
+    for id, row in mine.items():
+        kinds.setdefault(said[id]["category"], []).append(row["total"])
     lengths = {id: len(row["answer"]) for id, row in said.items()}
-    by_length = correlation([log(lengths[id] + 1) for id in totals], list(totals.values()))
+    by_length = correlation([log(lengths[id] + 1) for id in mine], totals)
     return {
-        "total": summary(list(totals.values())) | {"of": 5 * len(METRICS)},
+        "total": summary(totals) | {"of": 5 * len(METRICS)},
         "metrics": {metric: summary([row["scores"][metric] for row in mine.values()]) for metric in METRICS},
         "categories": {kind: summary(some) | {"n": len(some)} for kind, some in kinds.items()},
         "judged": len(mine),

@@ -1,4 +1,4 @@
-"""What was computed or paid for is never lost: rows in an append-only file. And text from any file, made clean."""
+"""Rows in an append-only file, so that nothing computed or paid for is lost. And text from any file, made clean."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ class Ledger:
         self._path, self._lock, self._joint = path, Lock(), b""
         self.by_key: dict[str, list[Row]] = defaultdict(list)
         if path and path.exists():
-            foreign = 0
-            for _, row in read_jsonl(path, on_bad=lambda error: say(f"left out: {error}")):
-                if row.keys() >= {"key", *fields}:
-                    self.by_key[row["key"]].append(row)
-                else:
-                    foreign += 1
-            if foreign:
+            rows = [row for _, row in read_jsonl(path, on_bad=lambda error: say(f"left out: {error}"))]
+            whole = [row for row in rows if row.keys() >= {"key", *fields}]
+            for row in whole:
+                self.by_key[row["key"]].append(row)
+            if foreign := len(rows) - len(whole):
                 say(f"left out: {foreign:,} lines of {path} without {', '.join(('key', *fields))}")
             self._joint = b"" if path.read_bytes().endswith(b"\n") else b"\n"
 

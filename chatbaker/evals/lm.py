@@ -1,9 +1,7 @@
 """Any model as lm-eval sees one: who scores it, and scores that are never computed or paid for twice.
 
-`torch`: the folder of a LLaMA that our own network computes, or a run folder (score.py). `hf`: any other folder of a
-causal model, or a hub id, through transformers. `gguf`: a .gguf file, through llama.cpp (gguf.py). `remote`: a server
-whose /completions gives the log-probabilities of a prompt. Each finished score is a line of the cache file, under a
-digest of the model and the request.
+`torch`: a LLaMA's folder or a run folder, by our own network (score.py). `hf`: any other causal model's folder or hub
+id, through transformers. `gguf`: a .gguf file, through llama.cpp (gguf.py). `remote`: a server.
 """
 
 from __future__ import annotations
@@ -27,10 +25,8 @@ from chatbaker.log import Progress, progress
 from chatbaker.model.config import read_config
 from chatbaker.rundir import digest
 
-AT_ONCE, RETRIES = 8, 8
-"""Requests under way at a server; times that one is asked again where the server is busy, with growing pauses."""
-DOCUMENTS = 64
-"""Whole texts given to a back end at a time, as transformers' tells of none before it has finished all."""
+AT_ONCE, RETRIES = 8, 8  # requests under way at a server; times that a busy one is asked again
+DOCUMENTS = 64  # whole texts given to a back end at a time, as transformers' tells of none before it has finished all
 
 
 def open_lm(
@@ -38,8 +34,7 @@ def open_lm(
 ) -> Scorer:
     """Choose and load. With `url`, model is the name that the server knows it by. Raises ChatBakerError.
 
-    device: auto, cpu, cuda, cuda:N or mps. batch_size: rows at a time; 0: as memory and speed allow. cache: file for
-    finished scores; models may share one.
+    batch_size: rows at a time; 0: as memory and speed allow. cache: file for finished scores; models may share one.
     """
     if url:
         remote = RemoteLM(url, model)
@@ -104,10 +99,7 @@ def _one_line(verb: str, model: str, hint: str) -> Iterator[None]:
 
 
 class Scorer(LM):
-    """A back end behind its finished scores: asks it only for what is not known. Close it when done.
-
-    It is the back end's cache hook too, which is told of each score at once. Requests go on in NFC.
-    """
+    """A back end behind its finished scores, and its cache hook, told of each at once. Requests go on in NFC."""
 
     def __init__(self, inner: Any, kind: str, source: Any, cache: Path | None) -> None:
         super().__init__()
@@ -155,18 +147,11 @@ class RemoteLM(RemoteEngine):
     """Scores from a server's `/completions`. An empty context stands for a line feed: who knows the server's BOS."""
 
     cache_hook: Scorer
-    tokens = 0
-    """max_tokens: a server that refuses 0 is asked for one token, which is left out."""
+    tokens = 0  # max_tokens: a server that refuses 0 is asked for one token, which is left out
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            futures = [pool.submit(self._score, request.args) for request in requests]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # answers under way are still waited for, and kept
-                raise
+            list(pool.map(lambda request: self._score(request.args), requests))
 
     def _score(self, args: tuple[str, str]) -> None:
         context, continuation = args[0] or "\n", args[1]
@@ -184,18 +169,16 @@ class RemoteLM(RemoteEngine):
 
     def _echo(self, prompt: str) -> Any:
         """The `logprobs` of a prompt's tokens: tokens, token_logprobs, top_logprobs, text_offset."""
-        options: dict[str, Any] = {"model": self.model, "prompt": prompt, "echo": True, "logprobs": 1, "temperature": 0}
         ask, tokens = self._client.with_options(max_retries=RETRIES).completions.create, self.tokens
         try:
-            try:
-                found = ask(**options, max_tokens=tokens).choices[0].logprobs
-            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-                if tokens:
-                    raise
-                found = ask(**options, max_tokens=1).choices[0].logprobs
-                self.tokens = 1
+            said = ask(model=self.model, prompt=prompt, echo=True, logprobs=1, temperature=0, max_tokens=tokens)
+            found = said.choices[0].logprobs
         except (self._openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
-            raise self._plain(error) from None
+            refused = isinstance(error, (self._openai.BadRequestError, self._openai.UnprocessableEntityError))
+            if tokens or not refused:
+                raise self._plain(error) from None
+            self.tokens = 1
+            return self._echo(prompt)
         if not (found and found.token_logprobs and found.text_offset and found.tokens and found.top_logprobs):
             hint = "It takes a server whose /completions has echo with logprobs, such as vLLM"
             raise ChatBakerError("this server gives no log-probabilities of a prompt", self.url, hint)

@@ -1,25 +1,26 @@
 """Is a Korean text in 존댓말 (formal) or in 반말 (informal)? Told from how its sentences end.
 
-Korean marks politeness towards the listener on the last verb of every sentence. A text is cut into clauses: at marks,
-line ends, ㅋㅋ and emoji, and, where people leave the marks out, behind an unmistakable polite ending. Each clause is
-합쇼체, 해요체 (both formal), 반말 (해체, 해라체, the plain -다 of written Korean), or nothing: nouns, 음슴체, English.
-What is not the speaker's own voice is left out: quotations, code, headings, tables, text in brackets, the plain -다
-of list items. So is a polite speaker's thinking aloud (그러시구나). The endings are data: register_endings.json.
+A text is cut into clauses: at marks, line ends, ㅋㅋ, emoji, and behind an unmistakable polite ending. Each is
+합쇼체, 해요체 (both formal), 반말 (해체, 해라체, plain -다), or nothing: nouns, 음슴체, English. What is not the
+speaker's own voice is left out: quotations, code, headings, tables, brackets, the plain -다 of list items, a polite
+speaker's thinking aloud (그러시구나). The endings are data: register_endings.json.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
+
+from chatbaker.rundir import read_json
 
 Register = Literal["formal", "informal", "mixed", "unknown"]
 Style = Literal["hapsyo", "haeyo", "banmal"]
-STYLES = {"polite": "haeyo", "plain": "banmal"}  # of groups that are not named after one
+STYLES: dict[str, Style] = {"hapsyo": "hapsyo", "haeyo": "haeyo", "banmal": "banmal"}
+STYLES |= {"polite": "haeyo", "plain": "banmal"}  # by the first word of a group's name
 
 CODE = re.compile(
     r"```.*?(?:```|\Z)|^\s*(?:#+ |>|\|)[^\n]*$|^\s*\*\*[^*\n]*[^*\n.!?]\*\*:?\s*$", re.DOTALL | re.MULTILINE
@@ -44,10 +45,9 @@ def spell(text: str) -> str:
 def endings() -> dict[str, re.Pattern[str]]:
     """The groups of register_endings.json, each as one pattern over the end of a spelled text.
 
-    A lone consonant there is the final one of the syllable before it (ㅂ니다 fits 합니다, 갑니다), ^ begins a word, and
-    * before a noun stands for anything.
+    A lone consonant ends the syllable before it (ㅂ니다 fits 합니다), ^ begins a word, * before a noun is anything.
     """
-    table = json.loads(Path(__file__).with_name("register_endings.json").read_text(encoding="utf-8"))
+    table = read_json(Path(__file__).with_name("register_endings.json"))
     table["nouns"] = [word[1:] if word[0] == "*" else f"^{word}" for word in table["nouns"]]
     for name in ("polite words", "plain words"):
         table[name] = [rf"\A{word}" for word in table[name]]
@@ -60,8 +60,7 @@ def endings() -> dict[str, re.Pattern[str]]:
 
 def first(text: str, *groups: str) -> Style | None:
     """The style of the first group with an ending that fits."""
-    found = (name.split()[0] for name in groups if endings()[name].search(text))
-    return cast(Style | None, next((STYLES.get(name, name) for name in found), None))
+    return next((STYLES[name.split()[0]] for name in groups if endings()[name].search(text)), None)
 
 
 def style(clause: str, mark: str = "") -> Style | None:
@@ -83,20 +82,17 @@ def clauses(text: str) -> Iterator[tuple[str, Style | None]]:
         item = ITEM.match(line)
         parts = END.split(line[item.end() :] if item else line)
         for sentence, mark in zip(parts[::2], [*parts[1::2], ""], strict=True):
-            begun: list[str] = []
-            words = sentence.split()
-            for i, word in enumerate(words):
-                begun.append(word)
-                last = i + 1 == len(words)
-                within = not last and not CITED.match(words[i + 1])
+            words, begin = sentence.split(), 0
+            for end, word in enumerate(words, 1):
+                last = end == len(words)
+                within = not last and not CITED.match(words[end])
                 if last or (within and first(spell(word), "hapsyo within", "haeyo within", "plain within")):
-                    clause = " ".join(begun)
+                    clause, begin = " ".join(words[begin:end]), end
                     found = style(clause, mark if last else ".")
-                    begun = []
                     yield clause, None if item and found == "banmal" and clause.endswith("다") else found
 
 
 def register_of(text: str) -> Register:
     """formal: every clause that shows a register shows 존댓말; informal: 반말; mixed: both are there; unknown: none."""
-    found = {"informal" if one == "banmal" else "formal" for _, one in clauses(text) if one}
-    return "mixed" if len(found) == 2 else cast(Register, found.pop()) if found else "unknown"
+    found: set[Register] = {"informal" if one == "banmal" else "formal" for _, one in clauses(text) if one}
+    return "mixed" if len(found) == 2 else found.pop() if found else "unknown"

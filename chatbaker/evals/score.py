@@ -1,9 +1,8 @@
 """Log-likelihoods by token ids: what such back ends share, and our own network's, which reads nothing twice.
 
-Answers to one question begin alike, so texts are sorted and those with a common beginning become a tree. One row of a
-batch holds a tree, each token once, at the position that it has in its text, and sees its ancestors only (token trees:
-Miao et al., 2024, arXiv:2305.09781). The head is applied, and the softmax taken, only where a scored token follows.
-Texts longer than the context lose their beginning, as in lm-eval's own Hugging Face back end, whose scores these equal.
+Texts with a common beginning become a tree. A row of a batch holds one, each token once, at the position that it has in
+its text, seeing its ancestors only (token trees: Miao et al., 2024, arXiv:2305.09781). The head is applied only where a
+scored token follows. Texts longer than the context lose their beginning, as in lm-eval's own Hugging Face back end.
 """
 
 from __future__ import annotations
@@ -25,14 +24,10 @@ from chatbaker.model.weights import load_model
 from chatbaker.rundir import read_json
 from chatbaker.tokens.bpe import load_tokenizer
 
-Text = tuple[list[int], list[int]]
-"""What is read, and the scored tokens, of which the last one follows the last that is read."""
-Score = tuple[float, bool]
-"""Log-likelihood in nats, and whether each scored token was the most likely one."""
-ROW = 512
-"""Tokens of a tree at most: the mask grows with their square."""
-BUDGET = {"cpu": 1024, "cuda": 65_536, "mps": 8192}
-"""Tokens of a batch where no batch size is given; halved where memory is too small."""
+Text = tuple[list[int], list[int]]  # what is read; the scored tokens, of which the last follows the last that is read
+Score = tuple[float, bool]  # log-likelihood in nats; whether each scored token was the most likely one
+ROW = 512  # tokens of a tree at most: the mask grows with their square
+BUDGET = {"cpu": 1024, "cuda": 65_536, "mps": 8192}  # tokens of a batch if no size is given; halved when out of memory
 
 
 @dataclass
@@ -71,8 +66,7 @@ class TokenLM(TemplateLM):
     name: str
     context: int
     prefix: int
-    ids_of: Callable[[str, bool], list[int]]
-    """Ids of a text; where True, with what this model puts around a text, if anything."""
+    ids_of: Callable[[str, bool], list[int]]  # of a text; where True, with what this model puts around one
 
     def score(self, texts: list[Text]) -> Iterator[tuple[int, Score]]:
         """(number of the text, its score) in any order, as they are known."""

@@ -1,12 +1,11 @@
 """What a set of verdicts is worth: intervals, win rates at equal length, agreement, refusals. All of it repeatable.
 
-Intervals are percentile bootstraps over items (Efron 1979): the 2.5th and 97.5th percentile of the mean of items drawn
-anew, with replacement. They say how far another set of such prompts could move a number, not how far the judge errs.
+Intervals are 95 % percentile bootstraps of the mean over items (Efron 1979). They say how far another set of such
+prompts could move a number, not how far the judge errs.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from chatbaker.rundir import read_json
+
 RESULTS = ("won", "tied", "lost")
 RIDGE = 0.01  # keeps the logistic fit finite where one side wins everything; worth a hundredth of an item
-_WORDS = Path(__file__).with_name("judge_refusals.json").read_text(encoding="utf-8")
-_REFUSALS = re.compile("|".join(json.loads(_WORDS)), re.IGNORECASE)
+_REFUSALS = re.compile("|".join(read_json(Path(__file__).with_name("judge_refusals.json"))), re.IGNORECASE)
 
 
-def summary(values: Sequence[float], draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+def summary(values: Sequence[float], draws: int = 2000) -> dict[str, Any]:
     """{"mean", "low", "high"}: the mean and its 95 % interval; None each where there are no values."""
     if not values:
         return {"mean": None, "low": None, "high": None}
-    sample, dice = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    sample, dice = np.asarray(values, dtype=float), np.random.default_rng(0)
     means = [sample[dice.integers(len(sample), size=(100, len(sample)))].mean(axis=1) for _ in range(draws // 100)]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return {"mean": round(float(sample.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
@@ -66,8 +66,8 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
 def agreement(one: Mapping[str, Sequence[int]], other: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """How alike two judges score the items that both judged. one, other: {item: its scores}.
 
-    exact: share of equal scores. kappa: Cohen's, with quadratic weights (1968), over all scores; None where there is
-    nothing but one score. difference: mean distance of an item's two totals.
+    exact: share of equal scores. kappa: Cohen's, with quadratic weights (1968), over all scores; None where all are
+    one. difference: mean distance of an item's two totals.
     """
     both = sorted(one.keys() & other.keys())
     if not both:

@@ -1,7 +1,6 @@
-"""The zero-shot tasks: which there are, where their items are from, what a score is worth beside guessing.
+"""The zero-shot tasks of suites.json: prompts and scoring are lm-eval's; what a score is worth beside guessing.
 
-Prompts and scoring are lm-eval's, pinned by task version in suites.json; the figures to compare with are in
-published.json. A set that cannot be had is absent with its reason; a set that is there but wrong is an error.
+A set that cannot be had is absent with its reason; a set that is there but wrong is an error.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import datasets
@@ -35,12 +33,11 @@ HERE = Path(__file__).parent
 REFERENCE = "ChatBaker-PLM 1.3B"  # the published model that stands beside every score
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A row of suites.json. config: folder of lm-eval's tasks. metrics: metric -> label in the published table.
 
-    data: folder of the local copy, where it is not the task's name. A task without columns is a group, from the hub
-    alone. gold_first: the right choice always stands first, so that no position is a baseline.
+    data: folder of the local copy, if not the task's name. Without columns it is a group, from the hub alone.
+    gold_first: the right choice always stands first, so that no position is a baseline.
     """
 
     suite: str
@@ -50,12 +47,11 @@ class Task:
     metrics: dict[str, str]
     split: str = ""
     data: str = ""
-    columns: tuple[str, ...] = ()
+    columns: Sequence[str] = ()
     gold_first: bool = False
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A task with its items. baselines: metric -> (chance, best constant answer or None). n: items to be scored."""
 
     task: Task
@@ -72,21 +68,20 @@ def published(suites: Sequence[str]) -> dict[str, Any]:
 
 def select(suites: Sequence[str], names: Sequence[str]) -> list[Task]:
     """The suites' tasks, or those of them that are named. Raises ChatBakerError for a name that is not theirs."""
-    rows = read_json(HERE / "suites.json")
-    home = {row["task"]: suite for suite in rows for row in rows[suite]}
+    tasks = [Task(suite, **row) for suite, rows in read_json(HERE / "suites.json").items() for row in rows]
+    home = {task.task: task.suite for task in tasks}
     for name in names:
         if home.get(name) not in suites:
             close = difflib.get_close_matches(name, home, 1, 0.5)
             hint = f"Did you mean {close[0]!r}, of suite {home[close[0]]}?" if close else f"Tasks: {', '.join(home)}"
             raise ChatBakerError(f"no task {name!r} in the suites {', '.join(suites)}", "eval.tasks", hint)
-    tasks = [Task(suite, **row) for suite in rows for row in rows[suite] if suite in suites]
-    return [task for task in tasks if not names or task.task in names]
+    return [task for task in tasks if task.suite in suites and (not names or task.task in names)]
 
 
 def load(tasks: Sequence[Task], data: Path | None, limit: int | None) -> tuple[list[Loaded], list[dict[str, str]]]:
     """The tasks that can be had, and [{"suite", "task", "reason"}] of the others. data: None reads from the hub.
 
-    limit: items of a set to take at most, the first ones. Raises ChatBakerError for a local file that is wrong.
+    limit: first items of a set to take. Raises ChatBakerError for a local file that is wrong.
     """
     if data and not data.is_dir():
         raise ChatBakerError("no such folder", str(data), "eval.data (--data) holds one folder a task")
@@ -94,20 +89,16 @@ def load(tasks: Sequence[Task], data: Path | None, limit: int | None) -> tuple[l
         logging.getLogger(talkative).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     lm_eval.api.task.tqdm = functools.partial(lm_eval.api.task.tqdm, disable=True)  # has no switch of its own
-    environment = lm_eval.utils.env  # compiles a template anew for every item: most of the time of a large set
-    environment.from_string = functools.lru_cache(environment.from_string)
+    templates = lm_eval.utils.env  # compiled anew for every item: most of the time of a large set
+    templates.from_string = functools.lru_cache(templates.from_string)
     folders = {Path(lm_eval.__file__).parent / "tasks" / task.config for task in tasks}
     manager = TaskManager(include_defaults=False, include_path=sorted(folders))  # all of lm-eval's take 20 s
     squad: Any = SimpleNamespace(compute_f1=_f1, compute_exact=lambda a, b: normalize_squad(a) == normalize_squad(b))
     squad.squad_metrics = squad  # lm-eval's ReCoRD needs this module, which transformers 5 has dropped
     sys.modules["transformers.data.metrics"] = sys.modules["transformers.data.metrics.squad_metrics"] = squad
-    loaded, absent = [], []
-    for task in tasks:
-        if isinstance(found := _load(manager, task, data, limit), Loaded):
-            loaded.append(found)
-        else:
-            absent.append({"suite": task.suite, "task": task.task, "reason": found})
-    return loaded, absent
+    found = [(task, _load(manager, task, data, limit)) for task in tasks]
+    absent = [{"suite": task.suite, "task": task.task, "reason": why} for task, why in found if isinstance(why, str)]
+    return [one for _, one in found if isinstance(one, Loaded)], absent
 
 
 def _f1(gold: str, said: str) -> float:
@@ -117,20 +108,19 @@ def _f1(gold: str, said: str) -> float:
 
 def _load(manager: Any, task: Task, data: Path | None, limit: int | None) -> Loaded | str:
     """The task, or the reason why it is absent."""
-    where, splits = Path("hub"), {"training_split": None, "validation_split": None, "test_split": task.split}
+    where, splits = "hub", {"training_split": None, "validation_split": None, "test_split": task.split}
     spec: dict[str, Any] = {"task": task.task} | splits
-    if task.columns:
-        # Left to itself, lm-eval fetches the code of F1 from the hub.
-        how = {"aggregation": macro_f1 if "macro_f1" in task.metrics else "mean", "higher_is_better": True}
-        spec["metric_list"] = [{"metric": name.removeprefix("macro_")} | how for name in task.metrics]
+    # Left to itself, lm-eval fetches the code of F1 from the hub.
+    how = {"aggregation": macro_f1 if "macro_f1" in task.metrics else "mean", "higher_is_better": True}
+    spec["metric_list"] = [{"metric": name.removeprefix("macro_")} | how for name in task.metrics]
     if data:
         if not task.columns:
             return "a group of sets that is read from the hub alone: leave --data out"
         folder = data / (task.data or task.task)
-        paths = [folder / (task.split + suffix) for suffix in (".jsonl", ".jsonl.zst", ".jsonl.gz")]
-        if not (paths := [path for path in paths if path.is_file()]):
+        names = (f"{task.split}.jsonl{packed}" for packed in ("", ".zst", ".gz"))
+        if not (paths := [folder / name for name in names if (folder / name).is_file()]):
             return f"no {folder.name}/{task.split}.jsonl (.zst, .gz) there"
-        rows = read_rows(task, where := paths[0])
+        where, rows = str(paths[0]), read_rows(task, paths[0])
         spec["custom_dataset"] = lambda **_: {task.split: datasets.Dataset.from_list(rows)}
     try:  # a group with one member is the form in which lm-eval takes changes to a task that it knows
         built = manager.load([{"group": "changed", "task": [spec]}] if task.columns else [task.task])
@@ -138,11 +128,11 @@ def _load(manager: Any, task: Task, data: Path | None, limit: int | None) -> Loa
     except Exception as error:  # the hub and datasets raise a score of kinds: HTTP, offline, gated, moved, mixed types
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if data:
-            raise ChatBakerError(f"{task.task} cannot read these items ({reason})", str(where)) from None
+            raise ChatBakerError(f"{task.task} cannot read these items ({reason})", where) from None
         if isinstance(error, ConnectionError):  # of half a minute each; what the hub's cache holds is still found
             constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
         return f"not to be had from the hub ({reason})"
-    found = built["groups" if task.task in built["groups"] else "tasks"][task.task]
+    found = (built["tasks"] | built["groups"])[task.task]
     version = float(getattr(found, "VERSION", None) or found.version)
     if version != task.version:  # no error: with a newer lm-eval one gets one's scores, and is told what they are
         say(f"eval: {task.task} is version {version} in this lm-eval; the published figures belong to {task.version}")
@@ -161,8 +151,8 @@ def read_rows(task: Task, path: Path) -> list[dict[str, Any]]:
         if missing := [name for name in task.columns if record.get(name) is None]:
             hint = f"{task.task} needs: {', '.join(task.columns)}"
             raise ChatBakerError(f"no column {missing[0]!r}", f"{path}:{number}", hint)
-        values = {name: record[name] for name in task.columns}
-        rows.append({name: normalize("NFC", of) if isinstance(of, str) else of for name, of in values.items()})
+        values = ((name, record[name]) for name in task.columns)
+        rows.append({name: normalize("NFC", of) if isinstance(of, str) else of for name, of in values})
     if not rows:
         raise ChatBakerError("no items", str(path))
     return rows
@@ -206,12 +196,11 @@ def macro_f1(pairs: Any) -> float:
 
 def score(loaded: Loaded, lm: Any, limit: int | None) -> list[dict[str, Any]]:
     """A row of results.json for each metric of a task, scored by an lm-eval model."""
-    task, rows = loaded.task, []
-    results = evaluate(lm, loaded.built, limit=limit)
+    task, rows, results = loaded.task, [], evaluate(lm, loaded.built, limit=limit)
+    figures = results["results"][task.task]
     for metric, label in task.metrics.items():
         name = metric.removeprefix("macro_")
-        value = float(results["results"][task.task][f"{name},none"])
-        error = results["results"][task.task][f"{name}_stderr,none"]
+        value, error = float(figures[f"{name},none"]), figures[f"{name}_stderr,none"]
         if metric == "macro_f1":
             pairs, draw = np.array([sample["f1"] for sample in results["samples"][task.task]]), np.random.default_rng(0)
             error = np.std([macro_f1(pairs[draw.integers(loaded.n, size=loaded.n)]) for _ in range(1000)])  # bootstrap

@@ -1,8 +1,7 @@
 """Asking a judge: requests to an OpenAI-compatible server, every reply on disk before it is read, none paid for twice.
 
-A verdict is what the first reply in the ledger that can be read says. One that cannot is asked for again, up to ASKS
-times in this run or another. What never became a reply (429, 5xx, time-outs, lost connections) is tried again by the
-client, with growing waits or those that Retry-After asks for, and then by the next run.
+The first reply in the ledger that can be read is the verdict; else it is asked for again, up to ASKS times in all runs.
+What never became a reply (429, 5xx, time-outs, lost connections) is tried again by the client, then by the next run.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import Any, NamedTuple
 from chatbaker.errors import ChatBakerError
 from chatbaker.evals.ledger import Ledger, Row, clean
 from chatbaker.log import progress, say
-from chatbaker.rundir import digest
+from chatbaker.rundir import digest, read_json
 
-SCHEMAS = json.loads(Path(__file__).with_name("judge_schemas.json").read_text(encoding="utf-8"))
+SCHEMAS = read_json(Path(__file__).with_name("judge_schemas.json"))
 METRICS = tuple(SCHEMAS["score"]["properties"])
 ASKS, RETRIES = 3, 7
 TIMEOUT = 600.0  # seconds for a reply: a local judge may be slow, and requests may queue before it
@@ -40,10 +39,9 @@ class Request(NamedTuple):
 
 
 def read_reply(kind: str, body: str) -> tuple[Row | None, str]:
-    """(verdict as its schema says, "") from the body of a response, or (None, what is wrong with it).
+    """(the last verdict in the body of a response, "") or (None, what is wrong with it).
 
-    Code fences, text around the object, commas too many, a last brace too few and numbers as strings are mended; a
-    score that is none never is. The last verdict in the reply counts.
+    Text around the object, commas too many, a last brace too few, numbers as strings are mended; other scores never.
     """
     try:
         text = json.loads(body)["choices"][0]["message"]["content"].rpartition("</think>")[2]
@@ -79,10 +77,9 @@ def _fit(value: Any, schema: Row, name: str = "") -> Any:
 
 
 class Judge:
-    """A model that judges, and the ledger of all that judges said here. Raises ChatBakerError.
+    """A model that judges, and the ledger of all that judges said here, kept under its label. Raises ChatBakerError.
 
-    model: its name on the server; empty: the first there. `NAME#2` is NAME asked anew, to see how far it agrees with
-    itself. label: the name its replies are kept under.
+    model: its name on the server; empty: the first there. `NAME#2`: asked anew, to see how far it agrees with itself.
     """
 
     def __init__(self, url: str, model: str, ledger: Ledger) -> None:
@@ -99,7 +96,7 @@ class Judge:
             raise self._absent(error) from None
         self.label = self.name + mark + turn
         self._answered, self._lost = False, dict[str, str]()
-        self._refused: set[str] = set()  # options that this server does not take
+        self._refused: set[str] = set()  # options that this server does not take: once it answers without, left out
 
     def verdict(self, request: Request, label: str = "") -> tuple[Row | None, str]:
         """What the ledger holds of this judge, or of another: (verdict, "") or (None, reason)."""
@@ -110,9 +107,8 @@ class Judge:
 
     def left(self, requests: Iterable[Request]) -> list[Request]:
         """Those still to be asked, each text once."""
-        each = {one.key(self.label): one for one in requests}
-        asks = {key: len(self.ledger.by_key.get(key, ())) for key in each}
-        return [one for key, one in each.items() if asks[key] < ASKS and not self.verdict(one)[0]]
+        each, asked = {one.key(self.label): one for one in requests}, self.ledger.by_key
+        return [one for key, one in each.items() if len(asked.get(key, ())) < ASKS and not self.verdict(one)[0]]
 
     def settle(self, requests: list[Request], width: int) -> None:
         """Ask, `width` at a time, until the ledger holds for each a verdict, ASKS replies, or why there was none.
@@ -148,10 +144,7 @@ class Judge:
             self._answered = True
 
     def _post(self, kind: str, text: str) -> tuple[str, str]:
-        """(body of the reply, "") or ("", reason). Raises ChatBakerError where other requests would fare no better.
-
-        An option that the server refuses is left out, then and, if that helped, from then on.
-        """
+        """(body of the reply, "") or ("", reason). Raises ChatBakerError where other requests would fare no better."""
         form = {"type": "json_schema", "json_schema": {"name": kind, "strict": True, "schema": SCHEMAS[kind]}}
         every = {"response_format": form, "temperature": 0, "max_tokens": MAX_TOKENS}
         options: Row = {name: value for name, value in every.items() if name not in self._refused}

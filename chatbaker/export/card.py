@@ -1,29 +1,22 @@
-"""The model card, README.md of the published folder: card.md.jinja filled in with the run's own records.
-
-Every figure is read from a file of the run: recipe.toml, clean/ledger.json, tokenizer/fertility.json, the stages'
-metrics.jsonl, and what was exported.
-"""
+"""The model card, README.md of the published folder: card.md.jinja filled in with figures from the run's own files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from chatbaker import recipe as recipes
-from chatbaker.export.tensors import count, entries
+from chatbaker.export.tensors import entries
 from chatbaker.jsonl import read_jsonl
 from chatbaker.recipe import Recipe
 from chatbaker.rundir import RunDir, read_json
 
 
-def write_card(
-    recipe: Recipe, run: RunDir, folder: Path, name: str, tuned: bool, gguf: Sequence[dict[str, Any]]
-) -> None:
+def write_card(recipe: Recipe, run: RunDir, folder: Path, name: str, tuned: bool, gguf: list[Any]) -> None:
     """Write README.md into the published folder. A stage's settings are those it was run with, as its stamp says.
 
     name: how it is loaded (ORG/NAME). tuned: it learnt conversations. gguf: records of `parity.compare`.
@@ -38,15 +31,16 @@ def write_card(
     config = read_json(folder / "config.json")
     width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     cached = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * width  # keys and values of a token
-    environment = Environment(trim_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    loader, strict = FileSystemLoader(Path(__file__).parent), StrictUndefined
+    environment = Environment(loader=loader, trim_blocks=True, undefined=strict, keep_trailing_newline=True)
     environment.filters |= {"json": lambda value: json.dumps(value, ensure_ascii=False), "quoted": _quoted}
-    card = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")).render(
+    card = environment.get_template("card.md.jinja").render(
         recipe=recipe,
         name=name,
         tuned=tuned,
         gguf=gguf,
         config=config,
-        parameters=count(entries(folder)),
+        parameters=sum(entry.size for entry in entries(folder).values()),
         file_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         cache_bytes=2 * cached * config["max_position_embeddings"],  # at two bytes each
         ledger=ledger,
@@ -60,10 +54,9 @@ def write_card(
 
 def _ends(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The last training step and the last evaluation that a stage recorded; {} for what it did not."""
-    last: dict[str, Any] = {}
-    final: dict[str, Any] = {}
-    for _, record in read_jsonl(metrics) if metrics.is_file() else ():
-        last, final = (record if "loss" in record else last), (record if "eval" in record else final)
+    rows = [row for _, row in read_jsonl(metrics)] if metrics.is_file() else []
+    last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
+    final: dict[str, Any] = next((row for row in reversed(rows) if "eval" in row), {})
     return last, {"samples": []} | final if final else {}
 
 

@@ -1,30 +1,27 @@
 """A Hugging Face LLaMA folder as one GGUF file for llama.cpp: weights, tokenizer, chat template.
 
-Needs no torch: tensors are mapped from the folder, converted a few thousand rows at a time and written straight out,
-so memory stays at tens of megabytes whatever the model's size. What llama.cpp wants otherwise than the folder has it:
-
-- rows of the query and key matrices are reordered, because it rotates neighbouring pairs where Hugging Face rotates
-  halves; norms are f32;
-- the pre-tokenizer is named, not described: only names whose rule is known to be the same are written, anything else
-  is refused, as a wrong name silently gives other tokens. It does not normalize: text must come in as NFC.
+Needs no torch, and tens of megabytes of memory whatever the model's size: tensors are mapped and converted some rows
+at a time. Rows of the query and key matrices are reordered, as llama.cpp rotates neighbouring pairs where Hugging Face
+rotates halves. The pre-tokenizer is named, not described: a rule without a known name is refused, as a wrong name
+silently gives other tokens. llama.cpp does not normalize: text must come in as NFC.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.gguf_writer import WriterState
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.export.hf import chat_template
-from chatbaker.export.tensors import Array, Entry, entries, to_bf16, to_f32
+from chatbaker.export.tensors import Array, Entry, convert, entries
 from chatbaker.log import progress
 from chatbaker.model.config import LlamaConfig, read_config
 from chatbaker.rundir import atomic, read_json
@@ -32,12 +29,20 @@ from chatbaker.tokens import dialog
 from chatbaker.tokens.bpe import QWEN2
 
 GgufType = Literal["f32", "bf16", "q8_0", "q4_0"]
-ROWS = 2048
-"""Rows converted at a time."""
+LAYOUT = read_json(Path(__file__).with_name("gguf_layout.json"))  # in names of LlamaConfig, with kv_dim
+ROWS = 2048  # converted at a time
+DEFAULTS = {"add_prefix_space": False, "use_regex": True, "invert": False}
+PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [{"type": "ByteLevel"}],
+    "qwen2": [
+        {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated"},
+        {"type": "ByteLevel", "use_regex": False},
+    ],
+}
+"""llama.cpp's name for a rule -> its steps in tokenizer.json, what is DEFAULTS left out."""
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """One tensor of the GGUF file. heads: the query or key heads whose rows are reordered; 0 leaves them."""
 
     source: str
@@ -49,13 +54,12 @@ class Planned:
 def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "", licence: str = "") -> Path:
     """Convert a model folder; returns `out`, which appears only when it is whole.
 
-    dtype is that of the matrices. Norms are always f32; with q4_0 the matrix that predicts tokens stays at q8_0, and a
-    matrix whose rows are not a multiple of 32 at bf16. title, licence: for the file's metadata; the title's default is
-    the folder's name. Raises ChatBakerError for a folder that is not a whole, plain LLaMA with a byte-level BPE.
+    dtype: of the matrices, but with q4_0 the head stays at q8_0, and what is no multiple of 32 wide at bf16. title: the
+    folder's name where empty. Raises ChatBakerError for what is not a whole, plain LLaMA with a byte-level BPE.
     """
-    config = read_config(folder)
-    tensors = entries(folder)
-    plan = list(_plan(config))
+    config, tensors = read_config(folder), entries(folder)
+    sizes = asdict(config) | {"head_dim": config.head_dim, "kv_dim": config.kv_heads * config.head_dim}
+    plan = list(_plan(sizes))
     _check(plan, tensors, config, folder)
     head = plan[0].name if config.tied else "output.weight"
     types = {item.name: _type(item, dtype, head) for item in plan}
@@ -64,18 +68,8 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
     writer.add_type("model")
     writer.add_name(title or folder.resolve().name)
     writer.add_license(licence)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.seq_len)
-    writer.add_embedding_length(config.dim)
-    writer.add_block_count(config.layers)
-    writer.add_feed_forward_length(config.ffn_dim)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
+    for name, size in LAYOUT["metadata"].items():
+        getattr(writer, f"add_{name}")(sizes[size])
     writer.add_file_type(LlamaFileType[("ALL_" if dtype == "f32" else "MOSTLY_") + dtype.upper()])
     writer.add_quantization_version(2)
     _add_tokenizer(writer, folder, config.vocab_size)
@@ -84,14 +78,13 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
         nbytes = math.prod(item.shape) // block * size
         writer.add_tensor_info(item.name, item.shape, np.dtype(np.float32), nbytes, types[item.name])
 
-    total = sum(math.prod(item.shape) for item in plan)
+    total, done = sum(math.prod(item.shape) for item in plan), 0
     with atomic(out, "wb") as file, progress(f"{out.name}: values", total) as bar:
         writer.fout, writer.state = [cast(BufferedWriter, file)], WriterState.EMPTY
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         writer.write_padding(file, file.tell())
-        done = 0
         for item in plan:
             pieces = _pieces(item, tensors[item.source], types[item.name])
             writer.write_padding(file, sum(file.write(piece.data) for piece in pieces))
@@ -100,25 +93,13 @@ def write_gguf(folder: Path, out: Path, dtype: GgufType = "q8_0", title: str = "
     return out
 
 
-def _plan(config: LlamaConfig) -> Iterator[Planned]:
+def _plan(sizes: dict[str, Any]) -> Iterator[Planned]:
     """Every tensor in file order, with the shape that config.json promises."""
-    dim, ffn, vocab = config.dim, config.ffn_dim, config.vocab_size
-    heads, kv_heads, width = config.heads, config.kv_heads, config.head_dim
-    yield Planned("model.embed_tokens.weight", "token_embd.weight", (vocab, dim))
-    for i in range(config.layers):
-        source, name = f"model.layers.{i}", f"blk.{i}"
-        yield Planned(f"{source}.input_layernorm.weight", f"{name}.attn_norm.weight", (dim,))
-        yield Planned(f"{source}.self_attn.q_proj.weight", f"{name}.attn_q.weight", (heads * width, dim), heads)
-        yield Planned(f"{source}.self_attn.k_proj.weight", f"{name}.attn_k.weight", (kv_heads * width, dim), kv_heads)
-        yield Planned(f"{source}.self_attn.v_proj.weight", f"{name}.attn_v.weight", (kv_heads * width, dim))
-        yield Planned(f"{source}.self_attn.o_proj.weight", f"{name}.attn_output.weight", (dim, heads * width))
-        yield Planned(f"{source}.post_attention_layernorm.weight", f"{name}.ffn_norm.weight", (dim,))
-        yield Planned(f"{source}.mlp.gate_proj.weight", f"{name}.ffn_gate.weight", (ffn, dim))
-        yield Planned(f"{source}.mlp.up_proj.weight", f"{name}.ffn_up.weight", (ffn, dim))
-        yield Planned(f"{source}.mlp.down_proj.weight", f"{name}.ffn_down.weight", (dim, ffn))
-    yield Planned("model.norm.weight", "output_norm.weight", (dim,))
-    if not config.tied:
-        yield Planned("lm_head.weight", "output.weight", (vocab, dim))
+    parts = [("first", 0), *(("block", i) for i in range(sizes["layers"])), ("last", 0)]
+    for part, i in parts if sizes["tied"] else [*parts, ("untied", 0)]:
+        for row in LAYOUT[part]:
+            source, name = (f"{row[key].format(i)}.weight" for key in ("source", "name"))
+            yield Planned(source, name, tuple(sizes[one] for one in row["shape"]), sizes.get(row.get("reordered"), 0))
 
 
 def _check(plan: list[Planned], tensors: dict[str, Entry], config: LlamaConfig, folder: Path) -> None:
@@ -150,9 +131,7 @@ def _pieces(item: Planned, entry: Entry, kind: GGMLQuantizationType) -> Iterator
     if item.heads:  # row (head, half, i) becomes row (head, i, half)
         order = order.reshape(item.heads, 2, -1).swapaxes(1, 2).ravel()
     for start in range(0, len(raw), ROWS):
-        rows, bf16 = raw[order[start : start + ROWS]], kind == GGMLQuantizationType.BF16
-        piece = to_bf16(rows, entry.dtype) if bf16 else quants.quantize(to_f32(rows, entry.dtype), kind)
-        yield np.ascontiguousarray(piece)
+        yield convert(raw[order[start : start + ROWS]], entry.dtype, kind)
 
 
 def pre_tokenizer(tokenizer: dict[str, Any], where: str) -> str:
@@ -163,15 +142,11 @@ def pre_tokenizer(tokenizer: dict[str, Any], where: str) -> str:
         raise ChatBakerError("not a byte-level BPE tokenizer with merges", where)
     if normalizer not in (None, {"type": "NFC"}):
         raise ChatBakerError(f"the normalizer {normalizer.get('type')!r} is not known to llama.cpp", where)
-    steps = rule.get("pretokenizers", []) if rule.get("type") == "Sequence" else [rule]
-    *splits, last = steps or [{}]
-    if last.get("type") == "ByteLevel" and not last.get("add_prefix_space"):
-        if not splits and last.get("use_regex", True):
-            return "gpt-2"
-        if len(splits) == 1 and splits[0].get("type") == "Split" and not last.get("use_regex", True):
-            pattern = (splits[0].get("pattern") or {}).get("Regex")
-            if pattern == QWEN2 and splits[0].get("behavior") == "Isolated" and not splits[0].get("invert"):
-                return "qwen2"
+    steps = rule.get("pretokenizers", [rule])
+    plain = [{key: value for key, value in (DEFAULTS | step).items() if key != "trim_offsets"} for step in steps]
+    for name, known in PRE_TOKENIZERS.items():
+        if plain == [DEFAULTS | step for step in known]:
+            return name
     kinds = " + ".join(str(step.get("type")) for step in steps) or "none"
     hint = "Known: the byte-level rules of GPT-2 and of Qwen2; use the folder itself with --device cuda or transformers"
     raise ChatBakerError(f"the pre-tokenizer ({kinds}) is not one that ChatBaker can name for llama.cpp", where, hint)
@@ -181,17 +156,14 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, rows: int) -> None:
     path = folder / "tokenizer.json"
     tokenizer, config = read_json(path), read_json(folder / "tokenizer_config.json")
     pre = pre_tokenizer(tokenizer, str(path))
-    ids: dict[str, int] = dict(tokenizer["model"]["vocab"])
-    kinds = dict.fromkeys(ids, TokenType.NORMAL)
-    for added in tokenizer.get("added_tokens", []):
-        ids[added["content"]] = added["id"]
-        kinds[added["content"]] = TokenType.CONTROL if added.get("special") else TokenType.USER_DEFINED
+    added = tokenizer.get("added_tokens", [])
+    kinds = {one["content"]: TokenType.CONTROL if one.get("special") else TokenType.USER_DEFINED for one in added}
+    ids: dict[str, int] = tokenizer["model"]["vocab"] | {one["content"]: one["id"] for one in added}
     if max(ids.values()) >= rows:
         raise ChatBakerError(f"{max(ids.values()) + 1} tokens, but the embedding has {rows} rows", str(path))
-    tokens = [f"[unused{i}]" for i in range(rows)]
-    types = [TokenType.UNUSED] * rows
+    tokens, types = [f"[unused{i}]" for i in range(rows)], [TokenType.UNUSED] * rows
     for text, i in ids.items():
-        tokens[i], types[i] = text, kinds[text]
+        tokens[i], types[i] = text, kinds.get(text, TokenType.NORMAL)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
 
     writer.add_tokenizer_model("gpt2")

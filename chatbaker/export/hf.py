@@ -8,17 +8,14 @@ import shutil
 from pathlib import Path
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.export.tensors import INDEX, count, entries, shards, write_bf16
+from chatbaker.export.tensors import INDEX, entries, shards, write_bf16
 from chatbaker.log import progress
-from chatbaker.rundir import disk_error, read_json, write_json
+from chatbaker.rundir import read_json, write_json
 
 
 def write_hf(model: Path, out: Path) -> Path:
-    """Copy a model folder to `out`, which must not exist yet, with its weights as bf16; returns `out`.
-
-    Raises ChatBakerError where a file is missing or cut short.
-    """
-    names, total, done = shards(model), count(entries(model)), 0
+    """Copy a model folder to `out`, a new one, with its weights as bf16. Raises ChatBakerError for a broken folder."""
+    names, total, done = shards(model), sum(entry.size for entry in entries(model).values()), 0
     config = read_json(model / "config.json")
     out.mkdir(parents=True)
     with progress("hf: values", total) as bar:
@@ -27,16 +24,12 @@ def write_hf(model: Path, out: Path) -> Path:
                 done += values
                 bar.update(done)
     if (model / INDEX).exists():
-        index = read_json(model / INDEX)
-        write_json(out / INDEX, index | {"metadata": {"total_size": 2 * total}})
+        write_json(out / INDEX, read_json(model / INDEX) | {"metadata": {"total_size": 2 * total}})
     config.pop("torch_dtype", None)
     write_json(out / "config.json", config | {"dtype": "bfloat16"})
     for path in sorted(model.iterdir()):
         if path.is_file() and path.name not in (*names, INDEX, "config.json"):
-            try:
-                shutil.copyfile(path, out / path.name)
-            except OSError as error:
-                raise disk_error(error, out / path.name) from error
+            shutil.copyfile(path, out / path.name)
     return out
 
 
@@ -50,10 +43,9 @@ def chat_template(folder: Path) -> str | None:
 
 
 def push(folder: Path, repository: str, below: str = "") -> str:
-    """Upload a folder's files to ORG/NAME on the hub, into its folder `below`; returns the repository's address.
+    """Upload a folder's files into the folder `below` of ORG/NAME on the hub, made where it is none; its address.
 
-    The repository is made where there is none. The hub is HF_ENDPOINT or its default. Raises ChatBakerError for a
-    malformed name, a missing or refused token, a hub out of reach.
+    Raises ChatBakerError for a malformed name, a missing or refused token, a hub out of reach.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]

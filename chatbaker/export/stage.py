@@ -18,10 +18,9 @@ from chatbaker.rundir import RunDir, new_folder, write_json
 
 
 def run(recipe: Recipe, run: RunDir, push: str | None = None) -> None:
-    """Export dpo/model, else sft/model, or pretrain/model where there is neither; with `push` (ORG/NAME) upload it too.
+    """Export dpo/model, else sft/model, else pretrain/model; with `push` (ORG/NAME) upload it too.
 
-    Nothing appears in runs/<name>/export before all of it is written and the parity gate has passed. Raises
-    ChatBakerError where a model is missing or broken, or llama.cpp reads it otherwise than training did.
+    Raises ChatBakerError where a model is missing or broken, or llama.cpp reads it otherwise than training did.
     """
     model = run.path(run.tuned, "model")
     tuned = model.is_dir()

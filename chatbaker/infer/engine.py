@@ -1,35 +1,25 @@
-"""What every engine can do, and which one answers: the protocol, the options, the choice.
+"""What every engine can do, how it draws tokens, and which one answers: `Engine`, `Sampling`, `open_engine`.
 
-| given                          | engine                                                                      |
-|--------------------------------|-----------------------------------------------------------------------------|
-| `--url`                        | `remote`: an OpenAI-compatible server                                       |
-| a .gguf file                   | `llamacpp`                                                                  |
-| a model folder or a hub id     | `torch_engine` on a CUDA GPU with PyTorch installed; else converted to GGUF |
-|                                | once, kept in the user's cache, and read by `llamacpp`                      |
-| a run folder                   | its export/gguf, or its sft/model as a model folder                         |
-| nothing                        | the bundled model                                                           |
-
-Nothing heavy is imported before it is known to be needed.
+A URL: `remote`. A .gguf file: `llamacpp`. A model folder, that of a run, or a hub id: `torch_engine` where a CUDA GPU
+has room, else `llamacpp` on a GGUF made once and kept in the user's cache. Nothing heavy is imported before its time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.log import say
-from chatbaker.rundir import RunDir
-from chatbaker.rundir import fingerprint as fingerprint_files
+from chatbaker.rundir import RunDir, fingerprint
 
 Messages = list[dict[str, str]]
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -41,49 +31,39 @@ PACKAGE = Path(__file__).parent.parent
 class Sampling:
     """How the next token is drawn. Order: repetition penalty, temperature, top-k, top-p."""
 
-    temperature: float = 0.5
-    """0 is greedy: always the most likely token."""
+    temperature: float = 0.5  # 0 is greedy: always the most likely token
     top_p: float = 0.95
-    top_k: int = 20
-    """0 keeps the whole vocabulary."""
-    repetition_penalty: float = 1.2
-    """Divides the positive and multiplies the negative logits of tokens already generated in this answer."""
+    top_k: int = 20  # 0 keeps the whole vocabulary
+    repetition_penalty: float = 1.2  # divides positive, multiplies negative logits of tokens already in this answer
     max_new_tokens: int = 512
-    seed: int | None = None
-    """The same seed, question and model give the same answer. None: a new one each time."""
-    stop: tuple[str, ...] = ()
-    """Texts that end the answer, besides the model's own end of turn."""
+    seed: int | None = None  # the same seed, question and model give the same answer; None: a new one each time
+    stop: tuple[str, ...] = ()  # texts that end the answer, besides the model's own end of turn
 
     def __post_init__(self) -> None:
-        checks = (
-            ("temperature", 0 <= self.temperature <= 100, "0 to 100"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0, at most 100"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
-        )
-        for name, valid, allowed in checks:
-            if not valid:
-                raise ChatBakerError(f"{name} must be {allowed}, not {getattr(self, name)}")
+        for name, (_, valid, allowed) in _OPTIONS.items():
+            if not valid(value := getattr(self, name)):
+                raise ChatBakerError(f"{name} must be {allowed}, not {value}")
 
     def set(self, name: str, text: str) -> Sampling:
         """A copy with one option changed, its value given as text. Raises ChatBakerError."""
-        kinds: dict[str, Callable[[str], Any]] = {field.name: _KINDS.get(field.name, float) for field in fields(self)}
-        if name not in kinds:
-            raise ChatBakerError(f"no option {name!r}", hint=f"Options: {', '.join(kinds)}")
+        if name not in _OPTIONS:
+            raise ChatBakerError(f"no option {name!r}", hint=f"Options: {', '.join(_OPTIONS)}")
         try:
-            return replace(self, **{name: kinds[name](text)})
+            return replace(self, **{name: _OPTIONS[name][0](text)})
         except ValueError:
             raise ChatBakerError(f"{name} cannot be {text!r}") from None
 
 
-_KINDS: dict[str, Callable[[str], Any]] = {
-    "top_k": int,
-    "max_new_tokens": int,
-    "seed": lambda text: None if text == "none" else int(text),
-    "stop": lambda text: tuple(text.split()),
+_OPTIONS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+    "temperature": (float, lambda value: 0 <= value <= 100, "0 to 100"),
+    "top_p": (float, lambda value: 0 < value <= 1, "above 0, at most 1"),
+    "top_k": (int, lambda value: value >= 0, "0 or more"),
+    "repetition_penalty": (float, lambda value: 0 < value <= 100, "above 0, at most 100"),
+    "max_new_tokens": (int, lambda value: value >= 1, "1 or more"),
+    "seed": (lambda text: None if text == "none" else int(text), lambda seed: seed is None or seed >= 0, "0 or more"),
+    "stop": (lambda text: tuple(text.split()), lambda _: True, "texts"),
 }
+"""How each is read from text, what it may be, and that in words."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +71,11 @@ class Usage:
     """Where an answer stands. Tokens are counted without the one that ends the turn."""
 
     prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Prompt tokens whose keys and values were still there from an earlier turn."""
+    cached_tokens: int = 0  # of them, those whose keys and values were still there from an earlier turn
     completion_tokens: int = 0
-    finish_reason: FinishReason | None = None
-    """None while the answer is still being written."""
-    prompt_seconds: float = 0.0
-    """From the question to the first token."""
-    decode_seconds: float = 0.0
-    """From the first token on."""
+    finish_reason: FinishReason | None = None  # None while the answer is still being written
+    prompt_seconds: float = 0.0  # from the question to the first token
+    decode_seconds: float = 0.0  # from the first token on
 
     @property
     def prompt_speed(self) -> float:
@@ -114,16 +90,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One step of an answer. text: what can be shown now, often empty. The last chunk's usage has a finish_reason.
+    """One step of an answer. The last chunk's usage has a finish_reason."""
 
-    With debug: token is the token drawn, candidates the likeliest ones with the model's own probabilities, before
-    the sampling options act on them.
-    """
-
-    text: str
+    text: str  # what can be shown now, often empty
     usage: Usage
-    token: str = ""
-    candidates: tuple[tuple[str, float], ...] = ()
+    token: str = ""  # with debug: the token drawn
+    candidates: tuple[tuple[str, float], ...] = ()  # with debug: the likeliest, before the sampling options act
 
 
 class Engine(Protocol):
@@ -135,7 +107,7 @@ class Engine(Protocol):
     def context(self) -> int | None: ...
 
     def count(self, messages: Messages) -> int:
-        """Tokens of the prompt that these messages make."""
+        """Tokens of the prompt."""
 
     def stream(self, messages: Messages, sampling: Sampling, debug: int = 0) -> Iterator[Chunk]:
         """The answer. debug: how many candidate tokens to report. Closing the iterator stops the engine."""
@@ -146,9 +118,8 @@ class Engine(Protocol):
 def trim(messages: Messages, count: Callable[[Messages], int], limit: int) -> tuple[Messages, int]:
     """Drop the oldest question-answer pairs until `limit` tokens hold the rest; (what is kept, messages dropped).
 
-    The system message and the last question always stay. Once it must drop, it makes a quarter of room, so that the
-    next turns find their beginning unchanged in the KV cache. Raises ChatBakerError where the question alone is too
-    long.
+    System message and last question always stay. It makes a quarter of room, so that the next turns find their
+    beginning unchanged in the KV cache. Raises ChatBakerError where the question alone is too long.
     """
     if count(messages) <= limit:
         return messages, 0
@@ -228,12 +199,12 @@ def find_model(model: str, quantize: str) -> tuple[Path | None, Path | None]:
         path = from_hub(model)
     if (path / "recipe.toml").exists() or (path / "sft").exists():
         run = RunDir(path)
-        folder = run.path(run.tuned, "model")
+        tuned = run.path(run.tuned, "model")
         stale = (run.stamp("export") or {}).get("started", 0) < (run.stamp(run.tuned) or {}).get("ended", 0)
-        files = [] if stale else sorted((path / "export" / "gguf").glob("*.gguf"))
+        files = [] if stale else sorted(run.path("export", "gguf").glob("*.gguf"))
         exported = next((file for file in files if quantize in file.name.lower()), None)
-        if exported or folder.is_dir():
-            return exported, (folder if folder.is_dir() else None)
+        if exported or tuned.is_dir():
+            return exported, tuned if tuned.is_dir() else None
         raise ChatBakerError("no chat model in this run yet", str(path), "Run first: chatbaker sft RECIPE")
     if (path / "config.json").exists():
         return None, path
@@ -248,7 +219,7 @@ def identity(model: str | None, url: str | None = None) -> object:
         return [url, model]
     gguf, folder = find_model(model, "q8_0")
     files = [*folder.iterdir()] if folder else [gguf] if gguf else []
-    return fingerprint_files(path.resolve() for path in files if path.is_file())
+    return fingerprint(path.resolve() for path in files if path.is_file())
 
 
 def from_hub(name: str) -> Path:
@@ -267,28 +238,27 @@ def from_hub(name: str) -> Path:
 def cuda_device(device: str, folder: Path) -> int | None:
     """The GPU for the torch engine, or None where llama.cpp is to answer.
 
-    auto takes the one with the most free memory if the weights fit with a fifth to spare; a busy, broken or absent
-    GPU means the CPU, never an error. An explicit cuda or cuda:N that cannot be had is a ChatBakerError.
+    auto takes the one with the most free memory if the weights fit with a fifth to spare, and never fails. An explicit
+    cuda or cuda:N that cannot be had is a ChatBakerError.
     """
     if device in ("cpu", "mps"):
         return None
-    free, wanted = _free_cuda_memory(), device != "auto"
-    if not free and wanted:
+    free = _free_cuda_memory()
+    best = max(free, key=lambda number: free[number], default=None)
+    if device == "auto":
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        return best if best is not None and free[best] > weights * 1.2 else None
+    if best is None:
         from chatbaker.infer.llamacpp import gpus
 
         if not gpus():
             hint = "Type: pip install 'chatbaker[train]'" if find_spec("torch") is None else "Use --device cpu"
             raise ChatBakerError("no usable CUDA GPU", f"--device {device}", hint)
-    if not free:
         return None
-    if device.startswith("cuda:"):
-        number = int(device[5:])
-        if number not in free:
-            raise ChatBakerError(f"no such GPU; there are {sorted(free)}", f"--device {device}")
-        return number
-    best = max(free, key=lambda number: free[number])
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return best if wanted or free[best] > weights * 1.2 else None
+    number = int(device.partition(":")[2] or best)
+    if number not in free:
+        raise ChatBakerError(f"no such GPU; there are {sorted(free)}", f"--device {device}")
+    return number
 
 
 def _free_cuda_memory() -> dict[int, int]:
@@ -310,26 +280,15 @@ def _free_cuda_memory() -> dict[int, int]:
 def convert(folder: Path | None, quantize: Quantization) -> Path:
     """The folder as GGUF: from the user's cache, or written there now. Needs about the model's size of disk."""
     assert folder is not None
-    target = cache_dir() / "gguf" / f"{folder.resolve().name}-{fingerprint(folder)}-{quantize}.gguf"
+    folder = folder.resolve()
+    read = (file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".jinja"))
+    target = cache_dir() / "gguf" / f"{folder.name}-{fingerprint(read)}-{quantize}.gguf"
     if not target.exists():
         from chatbaker.export.gguf import write_gguf
 
         say(f"converting {folder} to GGUF {quantize}, once; kept as {target}")
         write_gguf(folder, target, quantize)
     return target
-
-
-def fingerprint(folder: Path) -> str:
-    """Changes with the model: every file's name, size, time, and 4 KiB at 64 places of it."""
-    hasher = hashlib.sha256()
-    for path in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".jinja")):
-        status = path.stat()
-        hasher.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-        with path.open("rb") as file:
-            for i in range(64):
-                file.seek(status.st_size * i // 64)
-                hasher.update(file.read(4096))
-    return hasher.hexdigest()[:16]
 
 
 def cache_dir() -> Path:

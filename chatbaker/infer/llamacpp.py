@@ -1,10 +1,9 @@
 """The engine of laptops and CPUs: llama.cpp, embedded through the prebuilt xllamacpp wheels.
 
-llama.cpp's own server applies the repetition penalty to the last N tokens, prompt included. Here N is the number of
-tokens generated so far, so every token is a request of its own: exact at any length, stoppable between two tokens,
-and 0.5 ms dearer than llama.cpp's own loop. The KV cache stays in the server's slot from token to token and from
-turn to turn. Its tokenizer is only reachable through its HTTP address, which is bound to this machine and locked
-with a random key. There `events` asks for whole answers too, of which as many are written at once as it has slots.
+Its server applies the repetition penalty to the last N tokens, prompt included. Here N is how many were generated
+so far, so every token is a request of its own: exact at any length, stoppable between two tokens, and 0.5 ms dearer.
+The KV cache stays in the server's slot. The tokenizer can only be reached at the server's HTTP address, which is bound
+to this machine and locked with a random key; there `events` asks for whole answers, as many at once as there are slots.
 """
 
 from __future__ import annotations
@@ -50,12 +49,9 @@ except ImportError as error:  # the package, or the OpenMP runtime that its Linu
     hint = "Type: pip install xllamacpp (and where libgomp.so.1 is missing: apt-get install libgomp1)"
     raise ChatBakerError(f"llama.cpp cannot start ({error})", hint=hint) from None
 
-PREFILL_STEP = 128
-"""Prompt tokens read at once: as fast as 512 on a CPU, and Ctrl-C need not wait for more."""
-SMALL_MODEL = 64 << 20
-"""A file of fewer bytes is read by one thread: two would wait for each other longer than they save."""
-SMALL_KV = 128 << 20
-"""A KV cache of more bytes than this in 16 bits is kept in 8."""
+PREFILL_STEP = 128  # prompt tokens read at once: as fast as 512 on a CPU, and Ctrl-C need not wait for more
+SMALL_MODEL = 64 << 20  # a file of fewer bytes is read by one thread: two would wait longer than they save
+SMALL_KV = 128 << 20  # a KV cache of more bytes than this in 16 bits is kept in 8
 CACHED_CHARACTERS = 500_000
 GPU_TYPES = ("GPU", "IGPU")
 
@@ -66,10 +62,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def choose_gpu(device: str, free: list[int], need: int) -> int | None:
-    """The number of the GPU to use, None for the CPU. free: bytes free on each; need: bytes wanted.
-
-    auto takes the one with most room if that is enough; asking for one that is not there is a ChatBakerError.
-    """
+    """The GPU to use, None for the CPU. free: bytes on each; need: bytes, for auto to take the one with most room."""
     if device == "cpu":
         return None
     best = max(range(len(free)), key=lambda i: free[i], default=None)
@@ -92,12 +85,10 @@ def samplers(asked: Any, window: int) -> dict[str, Any]:
 
 
 class LlamaCppEngine(LocalEngine):
-    """A GGUF file, memory-mapped. Raises ChatBakerError for a file that is none, cut short, or of a foreign format.
-
-    slots: answers written at once through `events`, each with a context of its own; `stream` wants one alone.
-    """
+    """A GGUF file, memory-mapped. Raises ChatBakerError for a file that is none, cut short, or of a foreign format."""
 
     def __init__(self, path: Path, device: str = "auto", context: int | None = None, slots: int = 1) -> None:
+        """slots: answers written at once through `events`, each with a context of its own; `stream` wants one alone."""
         about = read_metadata(path)
         self.specials = about.specials
         self.template = detect(about.get("tokenizer.chat_template"), self.specials)
@@ -200,10 +191,13 @@ class LlamaCppEngine(LocalEngine):
     def _candidates(self, ids: list[int], answer: dict[str, Any], debug: int) -> list[tuple[int, float]]:
         """The likeliest tokens after `ids`. llama.cpp names none with half a character: then make it stop there."""
         if not (found := answer["choices"][0]["logprobs"]):
-            forced = {"samplers": ["top_k"], "top_k": 1, "logit_bias": [[min(self.stops), 1000.0]]}
-            answer = self._complete({"prompt": ids, "n_predict": 1, "logprobs": debug} | forced)
+            answer = self._complete({"prompt": ids, "logprobs": debug} | self._lure())
             found = answer["choices"][0]["logprobs"]
         return [(one["id"], math.exp(one["logprob"])) for one in found["content"][0]["top_logprobs"]]
+
+    def _lure(self) -> dict[str, Any]:
+        """Options that make llama.cpp end the answer with its next token, where it may."""
+        return {"logit_bias": [[min(self.stops), 1000.0]], "samplers": ["top_k"], "top_k": 1, "n_predict": 1}
 
     def _complete(self, request: dict[str, Any]) -> dict[str, Any]:
         """One request. In a thread, because a call into llama.cpp cannot be interrupted but waiting for it can."""
@@ -243,10 +237,8 @@ class LlamaCppEngine(LocalEngine):
                 writer.transport.abort()
 
     async def check_schema(self, request: dict[str, Any]) -> None:
-        """Raises ChatBakerError for a schema that llama.cpp cannot follow. It would write what it likes; only then it
-        can be lured to end the answer at once."""
-        lure = {"logit_bias": [[min(self.stops), 1000.0]], "samplers": ["top_k"], "top_k": 1, "n_predict": 1}
-        async for found in self.events(request | lure):
+        """Raises ChatBakerError for a schema that llama.cpp cannot follow: only then it can be lured to end at once."""
+        async for found in self.events(request | self._lure()):
             if found[-1].get("stop_type") == "eos":
                 raise ChatBakerError("the engine cannot follow this schema", "response_format")
 

@@ -26,10 +26,8 @@ class LocalEngine(ABC):
     name: str
     context: int
     template: Template
-    specials: dict[str, int]
-    """Special tokens and their ids."""
-    stops: frozenset[int]
-    """Token ids that end an answer."""
+    specials: dict[str, int]  # special tokens and their ids
+    stops: frozenset[int]  # token ids that end an answer
 
     @abstractmethod
     def tokenize(self, text: str) -> list[int]:
@@ -41,10 +39,7 @@ class LocalEngine(ABC):
 
     @abstractmethod
     def prefill(self, ids: list[int]) -> int:
-        """Read all of the prompt but its last token into the KV cache; how many tokens were there already.
-
-        Can be interrupted between two steps of it.
-        """
+        """Read all of the prompt but its last token into the KV cache, step by step; how many were there already."""
 
     @abstractmethod
     def next_token(

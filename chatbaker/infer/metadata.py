@@ -10,7 +10,7 @@ from typing import Any
 
 from chatbaker.errors import ChatBakerError
 
-NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # llama.cpp's token types
+CONTROL, USER_DEFINED = 3, 4  # llama.cpp's token types
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -46,8 +46,8 @@ class Metadata:
     @property
     def specials(self) -> dict[str, int]:
         """Special tokens and their ids."""
-        types = self.get("tokenizer.ggml.token_type", [])
-        return {self.tokens[i]: i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)}
+        kinds = zip(self.tokens, self.get("tokenizer.ggml.token_type", []), strict=False)
+        return {token: i for i, (token, kind) in enumerate(kinds) if kind in (CONTROL, USER_DEFINED)}
 
 
 def read_metadata(path: Path) -> Metadata:

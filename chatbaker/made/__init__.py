@@ -1,12 +1,7 @@
 """Bilingual text and conversations of the project's own: what `tiny` is made from and a part of what `mini` is taught.
 
-Everything comes from the tables beside this file, all written for this project: `talk.<lang>.toml` (everyday topics:
-ways to ask, answers that fit every one of them, follow-up turns), `facts.toml` (one table of rows for both languages,
-so that they agree), `drills.toml` (questions whose rows are computed: sums, order, recall) and `stories.toml` (prose).
-All functions are pure: the i-th item depends on (seed, language, i) alone.
-
-A language is written `ko` or `en`, or `ko:small`, `en:small` for a world of a few topics and facts that a model of
-half a million parameters can learn by heart.
+Everything comes from the tables beside this file; the i-th item depends on (seed, language, i) alone. A language is
+`ko` or `en`, or `ko:small`, `en:small` for a world of a few topics and facts that a tiny model can learn by heart.
 """
 
 from __future__ import annotations
@@ -14,46 +9,37 @@ from __future__ import annotations
 import random
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from chatbaker.made.drills import Drills
+from chatbaker.made.drills import compute
 from chatbaker.made.forms import fill
 
 LANGS = ("ko", "en")
 WORLDS = (*LANGS, "ko:small", "en:small")
 SMALL = {"greeting", "how_are_you", "thanks", "goodbye", "who_are_you", "your_name", "what_can_you_do"}
-SMALL |= {"capital", "legs", "planet", "next_day", "sides"}
-"""Topics and kinds of facts of the small world."""
+SMALL |= {"capital", "legs", "planet", "next_day", "sides"}  # topics and kinds of facts of the small world
 Message = dict[str, str]
 Row = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """One exchange: any of `answer` fits any of `ask`."""
 
     ask: tuple[str, ...]
     answer: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(NamedTuple):
     """One exchange and the turns that may follow it, in their order."""
 
     name: str
     turns: tuple[Turn, ...]
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A kind of fact in one language: its topics (question forms), prose and rows; `key` is the field asked for.
-
-    A drill is a fact without rows: `row` draws the word lists that `draw` names, or computes one. `weight` is how often
-    the kind comes up.
-    """
+class Fact(NamedTuple):
+    """A kind of fact in one language; `key` is the field asked for. A drill has no rows: they are drawn or computed."""
 
     name: str
     key: str | None
@@ -69,7 +55,7 @@ class Fact:
         words = tables("drills.toml")["words"][lang]
         if self.draw:
             return {name: rng.choice(words[source]) for name, source in self.draw.items()}
-        return {name: str(value) for name, value in getattr(Drills(rng, words, lang), self.name)().items()}
+        return {name: str(value) for name, value in compute(self.name, rng, words, lang).items()}
 
 
 @cache
@@ -117,9 +103,6 @@ def facts(lang: str) -> list[tuple[str, str]]:
     return [(fill(question, row), row[fact.key]) for fact, question in found for row in fact.rows if fact.key]
 
 
-# ---- conversations ----------------------------------------------------------------------------------------------
-
-
 def _typed(rng: random.Random, text: str, lang: str) -> str:
     """`text` as a hurried person would type it, in some of the cases."""
     roll = rng.random()
@@ -160,11 +143,7 @@ def _part(rng: random.Random, lang: str, follow: float) -> list[Message]:
 
 
 def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
-    """`count` conversations as message lists; the answer is always in the language of its question.
-
-    A third are chains of unlike topics; one chain in eight has a turn in the other language; one conversation in
-    sixteen starts with a system message.
-    """
+    """`count` conversations as message lists: one topic, or a chain, at times with a turn in the other language."""
     other = next(name for name in LANGS if name != lang[:2]) + lang[2:]
     for i in range(count):
         rng = random.Random(f"conversation {seed} {lang} {i}")
@@ -182,16 +161,12 @@ def conversations(seed: int, count: int, lang: str) -> Iterator[list[Message]]:
         yield messages
 
 
-# ---- documents --------------------------------------------------------------------------------------------------
-
-
-def _told(rng: random.Random, lang: str) -> list[str]:
+def _told(rng: random.Random, lang: str) -> str:
     """A little story: each slot gets one word for the whole story, each line one of its wordings."""
     stories = tables("stories.toml")[lang[:2]]
     row = {name: rng.choice(words) for name, words in stories["slot"].items()}
-    # A second person who is not the first.
     row["friend"] = rng.choice([name for name in stories["slot"]["name"] if name != row["name"]])
-    return [fill(rng.choice(line), row) for line in rng.choice(stories["story"])["lines"]]
+    return " ".join(fill(rng.choice(line), row) for line in rng.choice(stories["story"])["lines"])
 
 
 def documents(seed: int, count: int, lang: str) -> Iterator[str]:
@@ -200,7 +175,7 @@ def documents(seed: int, count: int, lang: str) -> Iterator[str]:
         rng = random.Random(f"document {seed} {lang} {i}")
         roll = rng.random()
         if roll < 0.35:
-            yield " ".join(_told(rng, lang))
+            yield _told(rng, lang)
         elif roll < 0.75:
             found = (roll >= 0.65 and kinds("drills.toml", lang)) or kinds("facts.toml", lang)
             sayable = [fact for fact in found if fact.say]

@@ -1,8 +1,4 @@
-"""Computed rows for the questions of drills.toml: sums, order, counting, recall. One method a drill, named alike.
-
-A method returns the fields that the drill's templates use. A drill that only draws words names their lists in its
-table instead (`draw`).
-"""
+"""Computed rows for the questions of drills.toml: sums, order, counting, recall. One case a drill, named alike."""
 
 from __future__ import annotations
 
@@ -11,142 +7,110 @@ from typing import Any
 
 from chatbaker.made.forms import native_word, number_word
 
-Fields = dict[str, int | str]
 
+def compute(name: str, rng: random.Random, words: dict[str, Any], lang: str) -> dict[str, int | str]:
+    """The fields that the templates of a drill use. words: the word lists of the language (drills.toml, `words`)."""
 
-class Drills:
-    """words: the word lists of the language (drills.toml, `words`)."""
-
-    def __init__(self, rng: random.Random, words: dict[str, Any], lang: str) -> None:
-        self._rng, self._words, self._lang = rng, words, lang
-
-    def _things(self) -> list[str]:
-        return [thing for things in self._words["kinds"].values() for thing in things]
-
-    def _upto(self, limit: int) -> int:
+    def small(limit: int) -> int:
         """0 to `limit`; mostly below 13, as most sums that people ask are small."""
-        return self._rng.randint(0, min(12, limit) if self._rng.random() < 0.8 else limit)
+        return rng.randint(0, min(12, limit) if rng.random() < 0.8 else limit)
 
-    def add(self) -> Fields:
-        a, b = self._upto(99), self._upto(99)
-        return {"a": a, "b": b, "c": a + b}
-
-    def subtract(self) -> Fields:
-        a = self._upto(99)
-        b = self._rng.randint(0, a)
-        return {"a": a, "b": b, "c": a - b}
-
-    def multiply(self) -> Fields:
-        a, b = self._rng.randint(0, 12), self._rng.randint(0, 12)
-        return {"a": a, "b": b, "c": a * b}
-
-    def divide(self) -> Fields:
-        b, c = self._rng.randint(1, 12), self._rng.randint(0, 12)
-        return {"a": b * c, "b": b, "c": c}
-
-    def add_words(self) -> Fields:
-        a, b = self._rng.randint(0, 20), self._rng.randint(0, 20)
-        return {name: number_word(n, self._lang) for name, n in (("a", a), ("b", b), ("c", a + b))} | {"n": a + b}
-
-    def spell(self) -> Fields:
-        n = self._upto(100)
-        return {"n": n, "word": number_word(n, self._lang)}
-
-    def native(self) -> Fields:
-        n = self._rng.randint(1, 99)
-        return {"n": n, "word": native_word(n)}
-
-    def bigger(self) -> Fields:
-        a, b = self._rng.sample(range(100), 2)
-        return {"a": a, "b": b, "big": max(a, b), "small": min(a, b)}
-
-    def larger(self) -> Fields:
-        names = self._words["by_size"]
-        i, j = self._rng.sample(range(len(names)), 2)
-        return {"a": names[i], "b": names[j], "big": names[max(i, j)], "small": names[min(i, j)]}
-
-    def next_number(self) -> Fields:
-        n = self._upto(99)
-        return {"n": n, "next": n + 1}
-
-    def previous_number(self) -> Fields:
-        n = self._rng.randint(1, 100)
-        return {"n": n, "previous": n - 1}
-
-    def parity(self) -> Fields:
-        n = self._upto(99)
-        return {"n": n, "parity": self._words["parity"][n % 2]}
-
-    def half(self) -> Fields:
-        n = self._rng.randint(1, 50)
-        return {"n": n, "double": 2 * n}
-
-    def count_up(self) -> Fields:
-        first = 1 if self._rng.random() < 0.7 else self._rng.randint(2, 20)
-        last = first + self._rng.randint(2, 9)
-        return {"first": first, "last": last, "all": ", ".join(map(str, range(first, last + 1)))}
-
-    def count_down(self) -> Fields:
-        n = self._rng.randint(3, 10)
-        return {"n": n, "all": ", ".join(map(str, range(n, 0, -1)))}
-
-    def count_words(self) -> Fields:
-        n = self._rng.randint(3, 10)
-        read = (native_word(k) if self._lang == "ko" else number_word(k, self._lang) for k in range(1, n + 1))
-        return {"n": n, "all": ", ".join(read)}
-
-    def hours(self) -> Fields:
-        now, later = self._rng.randint(1, 12), self._rng.randint(2, 6)
-        return {"now": now, "later": later, "then": (now + later - 1) % 12 + 1}
-
-    def left(self) -> Fields:
-        a = self._rng.randint(3, 20)
-        b = self._rng.randint(1, a - 2)
-        return {"thing": self._rng.choice(self._words["countable"]), "a": a, "b": b, "c": a - b}
-
-    def more(self) -> Fields:
-        a, b = self._rng.randint(2, 20), self._rng.randint(2, 20)
-        return {"thing": self._rng.choice(self._words["countable"]), "a": a, "b": b, "c": a + b}
-
-    def echo(self) -> Fields:
-        return {"word": self._rng.choice(self._things() + self._words["phrases"])}
-
-    def length(self) -> Fields:
-        word = self._rng.choice([word for word in self._things() if " " not in word])
-        return {"word": word, "n": len(word), "first": word[0], "last": word[-1]}
-
-    def alphabet(self) -> Fields:
-        code = self._rng.randint(ord("A"), ord("Y"))
-        return {"letter": chr(code), "next": chr(code + 1)}
-
-    def stranger(self) -> Fields:
-        given, surname = self._rng.choice(self._words["names"]), self._rng.choice(self._words["surnames"])
-        return {"person": surname + given if self._lang == "ko" else f"{given} {surname}"}
-
-    def age(self) -> Fields:
-        n = self._rng.randint(8, 60)
-        return {"n": n, "next": n + 1}
-
-    def choose(self) -> Fields:
-        a, b = self._rng.sample(self._words["foods"], 2)
-        return {"a": a, "b": b, "pick": self._rng.choice((a, b))}
-
-    def examples(self) -> Fields:
-        kind = self._rng.choice(list(self._words["kinds"]))
-        a, b, c = self._rng.sample(self._words["kinds"][kind], 3)
-        return {"kind": kind, "a": a, "b": b, "c": c}
-
-    def is_a(self) -> Fields:
-        kind = self._rng.choice(list(self._words["kinds"]))
-        return {"kind": kind, "thing": self._rng.choice(self._words["kinds"][kind])}
-
-    def is_not_a(self) -> Fields:
-        kind, wrong = self._rng.sample(list(self._words["kinds"]), 2)
-        return {"kind": kind, "wrong": wrong, "thing": self._rng.choice(self._words["kinds"][kind])}
-
-    def odd_one(self) -> Fields:
-        kind, other = self._rng.sample(list(self._words["kinds"]), 2)
-        a, b = self._rng.sample(self._words["kinds"][kind], 2)
-        odd = self._rng.choice(self._words["kinds"][other])
-        x, y, z = self._rng.sample((a, b, odd), 3)
-        return {"kind": kind, "a": a, "b": b, "odd": odd, "x": x, "y": y, "z": z}
+    kinds: dict[str, list[str]] = words["kinds"]
+    things = [thing for members in kinds.values() for thing in members]
+    match name:
+        case "add":
+            a, b = small(99), small(99)
+            return {"a": a, "b": b, "c": a + b}
+        case "subtract":
+            a = small(99)
+            b = rng.randint(0, a)
+            return {"a": a, "b": b, "c": a - b}
+        case "multiply":
+            a, b = rng.randint(0, 12), rng.randint(0, 12)
+            return {"a": a, "b": b, "c": a * b}
+        case "divide":
+            b, c = rng.randint(1, 12), rng.randint(0, 12)
+            return {"a": b * c, "b": b, "c": c}
+        case "add_words":
+            a, b = rng.randint(0, 20), rng.randint(0, 20)
+            return {field: number_word(n, lang) for field, n in (("a", a), ("b", b), ("c", a + b))} | {"n": a + b}
+        case "spell":
+            n = small(100)
+            return {"n": n, "word": number_word(n, lang)}
+        case "native":
+            n = rng.randint(1, 99)
+            return {"n": n, "word": native_word(n)}
+        case "bigger":
+            a, b = rng.sample(range(100), 2)
+            return {"a": a, "b": b, "big": max(a, b), "small": min(a, b)}
+        case "larger":
+            names = words["by_size"]
+            i, j = rng.sample(range(len(names)), 2)
+            return {"a": names[i], "b": names[j], "big": names[max(i, j)], "small": names[min(i, j)]}
+        case "next_number":
+            n = small(99)
+            return {"n": n, "next": n + 1}
+        case "previous_number":
+            n = rng.randint(1, 100)
+            return {"n": n, "previous": n - 1}
+        case "parity":
+            n = small(99)
+            return {"n": n, "parity": words["parity"][n % 2]}
+        case "half":
+            n = rng.randint(1, 50)
+            return {"n": n, "double": 2 * n}
+        case "count_up":
+            first = 1 if rng.random() < 0.7 else rng.randint(2, 20)
+            last = first + rng.randint(2, 9)
+            return {"first": first, "last": last, "all": ", ".join(map(str, range(first, last + 1)))}
+        case "count_down":
+            n = rng.randint(3, 10)
+            return {"n": n, "all": ", ".join(map(str, range(n, 0, -1)))}
+        case "count_words":
+            n = rng.randint(3, 10)
+            read = (native_word(k) if lang == "ko" else number_word(k, lang) for k in range(1, n + 1))
+            return {"n": n, "all": ", ".join(read)}
+        case "hours":
+            now, later = rng.randint(1, 12), rng.randint(2, 6)
+            return {"now": now, "later": later, "then": (now + later - 1) % 12 + 1}
+        case "left":
+            a = rng.randint(3, 20)
+            b = rng.randint(1, a - 2)
+            return {"thing": rng.choice(words["countable"]), "a": a, "b": b, "c": a - b}
+        case "more":
+            a, b = rng.randint(2, 20), rng.randint(2, 20)
+            return {"thing": rng.choice(words["countable"]), "a": a, "b": b, "c": a + b}
+        case "echo":
+            return {"word": rng.choice(things + words["phrases"])}
+        case "length":
+            word = rng.choice([thing for thing in things if " " not in thing])
+            return {"word": word, "n": len(word), "first": word[0], "last": word[-1]}
+        case "alphabet":
+            code = rng.randint(ord("A"), ord("Y"))
+            return {"letter": chr(code), "next": chr(code + 1)}
+        case "stranger":
+            given, surname = rng.choice(words["names"]), rng.choice(words["surnames"])
+            return {"person": surname + given if lang == "ko" else f"{given} {surname}"}
+        case "age":
+            n = rng.randint(8, 60)
+            return {"n": n, "next": n + 1}
+        case "choose":
+            one, other = rng.sample(words["foods"], 2)
+            return {"a": one, "b": other, "pick": rng.choice((one, other))}
+        case "examples":
+            kind = rng.choice(list(kinds))
+            one, two, three = rng.sample(kinds[kind], 3)
+            return {"kind": kind, "a": one, "b": two, "c": three}
+        case "is_a":
+            kind = rng.choice(list(kinds))
+            return {"kind": kind, "thing": rng.choice(kinds[kind])}
+        case "is_not_a":
+            kind, wrong = rng.sample(list(kinds), 2)
+            return {"kind": kind, "wrong": wrong, "thing": rng.choice(kinds[kind])}
+        case "odd_one":
+            kind, strange = rng.sample(list(kinds), 2)
+            one, other = rng.sample(kinds[kind], 2)
+            odd = rng.choice(kinds[strange])
+            x, y, z = rng.sample((one, other, odd), 3)
+            return {"kind": kind, "a": one, "b": other, "odd": odd, "x": x, "y": y, "z": z}
+    raise KeyError(name)

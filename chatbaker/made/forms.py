@@ -19,11 +19,7 @@ _RIEUL = 8  # index of ㄹ among the final consonants of a Hangul syllable
 
 
 def final(word: str) -> int:
-    """The final consonant of `word` as it is read aloud: 0 for none, 8 for ㄹ, another number for any other.
-
-    Digits are read in Korean and capital letters by their names. Raises ValueError for other endings (an English
-    word), whose reading the spelling does not tell.
-    """
+    """The final consonant of `word` as it is read aloud: 0 for none, 8 for ㄹ. ValueError for English words."""
     for char in reversed(word):
         if "가" <= char <= "힣":
             return (ord(char) - ord("가")) % 28
@@ -62,11 +58,6 @@ def fill(template: str, row: Mapping[str, str]) -> str:
 
     text = _SLOT.sub(put, template)
     return text[0].upper() + text[1:] if template.startswith("{") else text
-
-
-def fields(template: str) -> set[str]:
-    """The names of the fields that `template` uses."""
-    return {slot[1] for slot in _SLOT.finditer(template)}
 
 
 def number_word(n: int, lang: str) -> str:

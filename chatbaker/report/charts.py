@@ -1,6 +1,6 @@
-"""The report's pictures: curves, grouped bars and stacked bars, on white, in colours that the colour-blind tell apart.
+"""The report's pictures, from plain data to PNG, in colours that the colour-blind tell apart.
 
-Each function takes plain data and writes a PNG. Bars lie on their side, so that long names stay readable.
+Bars lie on their side, so that long names stay readable.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import importlib.util
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import font_manager, rc_context
@@ -29,8 +28,7 @@ GREYS = ("#D4D4D4", "#BBBBBB", "#A2A2A2", "#888888", "#6E6E6E")
 INK = "#222222"
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A model's bars; NaN is a gap. low, high: ends of the intervals. weak: hatched. colour: None, a model of ours."""
 
     name: str
@@ -127,10 +125,8 @@ def bars(
         _finish(figure, names, tops + thick * len(series) / 2, (group * len(names) - 0.06, -0.1), keys)
 
 
-def stacked(
-    path: Path, names: Sequence[str], parts: Mapping[str, tuple[str, Sequence[int]]], borders: Sequence[Any] = ()
-) -> None:
-    """Rows of shares. parts: name -> colour, count for each row. borders: (row, from, to), where a border may lie."""
+def stacked(path: Path, names: Sequence[str], parts: Mapping[str, Any], borders: Sequence[Any] = ()) -> None:
+    """Rows of shares. parts: name -> (colour, counts by row). borders: (row, from, to), where a border may lie."""
     with _chart(path, 0.8 + 0.22 * -(-len(parts) // 3) + 0.42 * len(names)) as (figure, (axis,)):
         begun, whole = np.zeros(len(names)), np.sum([counts for _, counts in parts.values()], axis=0)
         for colour, counts in parts.values():
@@ -144,6 +140,5 @@ def stacked(
             axis.hlines(row, low, high, color=INK, linewidth=2)
         axis.set_xlim(0, 1)
         axis.xaxis.set_major_formatter(PercentFormatter(1))
-        _finish(
-            figure, names, range(len(names)), (len(names) - 0.5, -0.5), {k: colour for k, (colour, _) in parts.items()}
-        )
+        keys = {name: colour for name, (colour, _) in parts.items()}
+        _finish(figure, names, range(len(names)), (len(names) - 0.5, -0.5), keys)

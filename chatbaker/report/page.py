@@ -1,7 +1,7 @@
 """`chatbaker report`: one index.html, and the pictures in it, from the plain files of run folders.
 
-The page needs nothing beside it, and its content security policy lets nothing else in: what a model wrote can only be
-read. Any record may be missing; its section then names the verb that makes it. All words are in page.html.jinja.
+Its content security policy lets nothing else in: what a model wrote can only be read. Any record may be missing; its
+section then names the verb that makes it. All words are in page.html.jinja.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ Table = dict[str, Any]  # a JSON object; or a run: root, name, recipe, and the t
 
 
 def write_report(runs: Sequence[Path]) -> Path:
-    """Write the first run's report/index.html and *.png; the others are compared with it. Returns the page's path.
-
-    Raises ChatBakerError where a folder is no run or a record is damaged."""
+    """Write the first run's report, compared with the others; index.html's path. ChatBakerError for damaged records."""
     roots = list(dict.fromkeys(path.resolve() for path in runs))
     taken = Counter(root.name for root in roots)
     read = [_read(root, root.name if taken[root.name] == 1 else f"{root.parent.name}/{root.name}") for root in roots]
@@ -82,10 +80,8 @@ def _read(root: Path, name: str) -> Table:
 
 def _parameters(root: Path) -> int:
     """Counted in the weights' headers; 0 where there are no weights."""
-    found = (
-        list((root / model).glob("*.safetensors"))
-        for model in ("dpo/model", "sft/model", "pretrain/model", "export/hf")
-    )
+    models = ("dpo/model", "sft/model", "pretrain/model", "export/hf")
+    found = (list(root.glob(f"{model}/*.safetensors")) for model in models)
     weights: Any = [safe_open(file, "np") for file in next(filter(None, found), [])]
     return sum(math.prod(one.get_slice(name).get_shape()) for one in weights for name in one.keys())  # noqa: SIM118
 
@@ -107,8 +103,7 @@ def _draw(folder: Path, own: Table, runs: Sequence[Table]) -> None:
         rates |= {"answers that stop": "stop_rate", "answers that repeat": "repetition_rate"}
         series = [_series(name, map(chat.get, rates.values()), "value") for name, chat in chats.items()]
         bars(folder / "chat.png", list(rates), series, "share of answers, with 95 % interval", 1, {})
-    judged = {run["name"]: run["judge/scores.json"] for run in runs if "judge/scores.json" in run}
-    if judged:
+    if judged := {run["name"]: run["judge/scores.json"] for run in runs if "judge/scores.json" in run}:
         total = _series("mean total", [one["total"] for one in judged.values()], "mean")
         bars(folder / "judge-total.png", list(judged), [total], "points, of 30, with 95 % interval", 30, {})
     for part, limit in (("metrics", 5), ("categories", 30)):
@@ -188,8 +183,7 @@ def _page(folder: Path, runs: Sequence[Table]) -> str:
     environment.filters["duration"] = duration
     environment.filters["moment"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    text = environment.get_template("page.html.jinja").render(
-        pictures={file.stem: base64.b64encode(file.read_bytes()).decode() for file in folder.glob("*.png")},
-        **{"runs": runs, "stages": STAGES, "version": __version__, "parameters": _parameters(runs[0]["root"])},
-    )
+    facts = {"runs": runs, "stages": STAGES, "version": __version__, "parameters": _parameters(runs[0]["root"])}
+    pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in folder.glob("*.png")}
+    text = environment.get_template("page.html.jinja").render(facts, pictures=pictures)
     return unicodedata.normalize("NFC", text.strip()).encode("utf-8", "replace").decode()

@@ -1,17 +1,8 @@
 """The stage `clean`: every source in, shards of kept documents out, and a reason for every other one.
 
-    documents/<source>/*.jsonl.zst  {"text", "source", "lang", "licence"}, for training
-    validation/<source>/            the same, held out by a hash of the text, never trained on
-    funnel.json                     documents and characters per source: read = kept + validation + dropped by reason
-                                    + edited (characters taken out of the documents that stay)
-    dropped/<reason>.jsonl          the first dropped documents of each source, to look at
-    encodings.json                  what each file was encoded in
-    ledger.json                     what was kept for training, per source, with its licence
-    README.md                       the same for people: the data card
-
-Phases run as tasks on datatrove (`engine`): `sift` looks at each document by itself, `match` and `settle` find
-duplicates over the whole corpus, `write` drops these. What they leave lies in clean.work until the result is whole, so
-a kill costs unfinished tasks only. The number of workers changes nothing in the result.
+docs/clean.md lists the files it writes. Phases run as tasks on datatrove (`engine`): `sift` looks at each document by
+itself, `match` and `settle` find duplicates over the whole corpus, `write` drops these. What they leave lies in
+clean.work until the result is whole. The number of workers changes nothing in the result.
 """
 
 from __future__ import annotations
@@ -49,8 +40,8 @@ class Tally:
     """Counts and samples of what happened to the documents of one source; tallies of its tasks add up."""
 
     def __init__(self) -> None:
+        # documents, characters, bytes (per outcome), encodings (per file), leaks (per set), personal (per kind)
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-        """documents, characters, bytes (per outcome), encodings (per file), leaks (per set), personal (per kind)."""
         self.samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def count(self, outcome: str, characters: int, documents: int = 1) -> None:
@@ -75,27 +66,22 @@ class Tally:
 
     def table(self) -> dict[str, Any]:
         """read, kept, validation, dropped (by reason) and edited, each with documents and characters."""
-
-        def pair(outcome: str) -> dict[str, int]:
-            return {unit: self.counts[unit][outcome] for unit in ("documents", "characters")}
-
-        read = {unit: self.counts[unit].total() for unit in ("documents", "characters")}
-        rest = {name: pair(name) for name in ("kept", "validation", "edited")}
-        dropped = {reason: pair(name) for name in self.counts["documents"] if (reason := name.partition("dropped ")[2])}
-        notes = {name: dict(sorted(self.counts[name].items())) for name in ("leaks", "personal")}
-        return {"read": read, **rest, "dropped": dropped, **notes}
+        units = ("documents", "characters")
+        pairs = {name: {unit: self.counts[unit][name] for unit in units} for name in self.counts["documents"]}
+        return {
+            "read": {unit: self.counts[unit].total() for unit in units},
+            **{name: pairs.get(name, dict.fromkeys(units, 0)) for name in ("kept", "validation", "edited")},
+            "dropped": {reason: pair for name, pair in pairs.items() if (reason := name.partition("dropped ")[2])},
+            **{name: dict(sorted(self.counts[name].items())) for name in ("leaks", "personal")},
+        }
 
 
 def run(recipe: recipes.Recipe, run: RunDir) -> None:
-    """Clean every source of the recipe into runs/<name>/clean.
-
-    An earlier result stays until the new one is whole; a run that was cut short goes on. Raises ChatBakerError where
-    no source is named, a source has no file, nothing is kept, or (strict) something cannot be read.
-    """
+    """Clean every source; an earlier result stays until the new one is whole, and a run that was cut short goes on."""
     section, root = recipe.clean, Path(recipe.data_root)
     if not section.sources:
         raise ChatBakerError("the recipe names no sources", "clean.sources", "Add a [[clean.sources]] table")
-    units = [unit for number in range(len(section.sources)) for unit in _units(section.sources[number], number, root)]
+    units = [unit for number, source in enumerate(section.sources) for unit in _units(source, number, root)]
     total = sum(size for _, files in units for _, size in files)
     work = run.path("clean.work")
     local = [Path(file) for _, files in units for file, _ in files if Path(file).exists()]
@@ -109,17 +95,13 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
         write_json(work / "units.json", units)
         if section.decontaminate and not (work / "leaks").exists():
             Index.build(read_items(section.decontaminate, root)).save(work / "leaks")
-        world = 1 + total // MATCH_BYTES
-        match = [
-            Phase("match", partial(_match, section, work, world), world, world),
-            Phase("settle", partial(_settle, section, work), 1, 1),
-        ]
-        phases = [
-            Phase("sift", partial(_sift, section, work, recipe.seed), len(units), total),
-            *(match if section.dedup != "none" else ()),
-            Phase("write", partial(_write, section, work), len(units), total),
-        ]
-        engine.run(phases, section, work)
+        phases = [Phase(work / "sift", partial(_sift, section, work, recipe.seed), len(units), total)]
+        if section.dedup != "none":
+            world, likeness = 1 + total // MATCH_BYTES, section.similarity if section.dedup == "minhash" else None
+            phases.append(Phase(work / "match", partial(_match, work, likeness, world), world, world))
+            phases.append(Phase(work / "settle", partial(_settle, work, likeness, section.paragraph_repeats), 1, 1))
+        phases.append(Phase(work / "write", partial(_write, section, work), len(units), total))
+        engine.run(phases, section)
         _finish(section, units, work)
         shutil.rmtree(run.path("clean"), ignore_errors=True)
         (work / "result").replace(run.path("clean"))
@@ -129,8 +111,7 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
         raise disk_error(error, work) from error
 
 
-Unit = tuple[int, list[tuple[str, int]]]
-"""What one task reads: the number of a source, and some of its files with their sizes."""
+Unit = tuple[int, list[tuple[str, int]]]  # what one task reads: the number of a source, some of its files and sizes
 
 
 def _units(source: recipes.Source, number: int, root: Path) -> Iterator[Unit]:
@@ -163,12 +144,11 @@ def _sift(section: recipes.Clean, work: Path, seed: int, task: int, report: Repo
             broken = " with unreadable bytes" if "\ufffd" in document.text else ""
             tally.counts["encodings"][f"{file}\n{document.encoding}{broken}"] += 1
             text, reason, facts = _judge(document, section, index, tally)
-            if reason is not None:
-                excerpt = document.text[:SAMPLE_CHARS]
-                tally.drop(reason, document.where, len(document.text), **facts, text=excerpt)
-                continue
-            signer.sign(text)
-            write({"text": text, "where": document.where, "raw": len(document.text)})
+            if reason is None:
+                signer.sign(text)
+                write({"text": text, "where": document.where, "raw": len(document.text)})
+            else:
+                tally.drop(reason, document.where, len(document.text), **facts, text=document.text[:SAMPLE_CHARS])
     signer.write(work / "signatures", task)
     tally.save(work / "sifted" / f"{task:05d}.json")
 
@@ -176,10 +156,7 @@ def _sift(section: recipes.Clean, work: Path, seed: int, task: int, report: Repo
 def _judge(
     document: Document, section: recipes.Clean, index: Index | None, tally: Tally
 ) -> tuple[str, str | None, dict[str, Any]]:
-    """Everything that happens to one document: repair, normalize, trim, filter, decontaminate, mask.
-
-    Gives the text as it would be kept, why it is dropped or None, and facts for the sample.
-    """
+    """A document's text as it would be kept, why it is dropped or None, and facts for the sample."""
     repaired = korean.repair(document.text)
     if repaired is None:
         return document.text, "mojibake", {}
@@ -197,20 +174,16 @@ def _judge(
     return text, None, {}
 
 
-def _match(section: recipes.Clean, work: Path, world: int, task: int, report: Report) -> None:
+def _match(work: Path, likeness: float | None, world: int, task: int, report: Report) -> None:
     """Phase `match`: each task finds a share of the pairs of like documents."""
-    _corpus(section, work).find_pairs(task, world)
+    Corpus(work / "signatures", likeness).find_pairs(task, world)
     report(1)
 
 
-def _settle(section: recipes.Clean, work: Path, task: int, report: Report) -> None:
+def _settle(work: Path, likeness: float | None, copies: int, task: int, report: Report) -> None:
     """Phase `settle`: one task decides which of them stay, and which paragraphs."""
-    _corpus(section, work).settle(section.paragraph_repeats)
+    Corpus(work / "signatures", likeness).settle(copies)
     report(1)
-
-
-def _corpus(section: recipes.Clean, work: Path) -> Corpus:
-    return Corpus(work / "signatures", section.similarity if section.dedup == "minhash" else None)
 
 
 def _write(section: recipes.Clean, work: Path, task: int, report: Report) -> None:
@@ -237,13 +210,13 @@ def _write(section: recipes.Clean, work: Path, task: int, report: Report) -> Non
                 if len(text) < section.filters.min_chars:
                     tally.drop("repeated_paragraphs", where, raw, text=record["text"][:SAMPLE_CHARS])
                     continue
-            held_out = int(prints[index]) < section.validation * 2**64
-            tally.count("validation" if held_out else "kept", len(text))
+            outcome, write = "kept", keep
+            if int(prints[index]) < section.validation * 2**64:
+                outcome, write = "validation", hold
+            tally.count(outcome, len(text))
             tally.count("edited", raw - len(text), documents=0)
-            kept = {"text": text, "source": source.name, "lang": source.language, "licence": source.licence}
-            (hold if held_out else keep)(kept)
-            if not held_out:
-                tally.counts["bytes"]["kept"] += len(text.encode())
+            tally.counts["bytes"][outcome] += len(text.encode())
+            write({"text": text, "source": source.name, "lang": source.language, "licence": source.licence})
     report(sum(size for _, size in files))
     tally.save(work / "written" / f"{task:05d}.json")
 
@@ -300,7 +273,7 @@ def _name_survivors(tallies: dict[str, Tally], work: Path) -> None:
     """Put the place and the text of the document that stays into the samples of duplicates."""
     wanted: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for tally in tallies.values():
-        for sample in (*tally.samples["duplicate"], *tally.samples["near_duplicate"]):
+        for sample in (*tally.samples.get("duplicate", ()), *tally.samples.get("near_duplicate", ())):
             wanted[tuple(sample["like"])].append(sample)
     for task in {task for task, _ in wanted}:
         for index, (_, record) in enumerate(read_jsonl(work / "documents" / f"{task:05d}.jsonl.zst")):

@@ -1,9 +1,8 @@
 """Finds the documents that hold an item of an evaluation set.
 
-Only letters and digits count, without case, spacing and punctuation. An n-gram is 6 letters of a wide script (Hangul
-syllables, kana, hanja) or 12 of another, and a wide letter is three wide. An item is a string of an evaluation record,
-or its shorter strings together. A document leaks an item if n-grams found in one place cover MIN and SHARE of it.
-Not found: an item narrower than MIN, a paraphrase, a translation, an item scattered over a document.
+Only letters and digits count, without case. An n-gram is 6 letters of a wide script (Hangul, kana, hanja) or 12 of
+another, and a wide letter is three wide. An item is a string of an evaluation record, or its shorter strings together;
+a document leaks it if n-grams found in one place cover MIN and SHARE of it.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class Leak(NamedTuple):
 def read_items(patterns: Iterable[str], data_root: Path) -> Iterator[tuple[str, str, list[str]]]:
     """(set, file and line, strings) of each record in the folders (with all their splits) and files that globs name.
 
-    A set is called FOLDER, or FOLDER/FILE where the glob names a file. A string without a space is no text but a label.
-    Raises ChatBakerError for a glob that finds nothing and a file that cannot be read.
+    A string without a space is no text but a label. Raises ChatBakerError where nothing is found or can be read.
     """
     for pattern in patterns:
         found = {path: f"{path.parent.name}/{path.name}" for path in find_files(data_root, pattern)}

@@ -1,9 +1,8 @@
 """Finds text that was there before: the same document, nearly the same one, the same paragraph.
 
 Only letters and digits count, in one case. Near duplicates share most n-grams: of 3 letters where one is a syllable or
-a word (Hangul is never taken apart into jamo), of 5 elsewhere. Each task has a `Signer` that writes TASK.NAME.npy; of
-these `find_pairs` (any number of tasks) and `settle` (one) make TASK.drops.npz: what goes. A document goes only where
-an earlier one that stays is the same or verified to be like it, never through a chain. Each file is written atomically.
+a word, of 5 elsewhere. Each task has a `Signer` that writes TASK.NAME.npy; of these `find_pairs` (any number of tasks)
+and `settle` (one) make TASK.drops.npz. A document goes only where an earlier one that stays is verified to be like it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A phase of cleaning as many tasks: on this machine, on a Ray cluster or on Slurm.
+"""A phase of cleaning as many tasks: here, on a Ray cluster or on Slurm.
 
-datatrove's executors do the work: they give out the tasks, mark each one that has finished, and skip those when the
-same phase runs again. What is ours is the bar, the one-line error, and the order of the phases.
+datatrove gives out the tasks and skips finished ones; the bar, the one-line error and the order of phases are ours.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import contextlib
 import ctypes
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -28,26 +28,17 @@ from chatbaker.log import progress
 from chatbaker.recipe import Clean
 from chatbaker.rundir import read_json, write_json
 
-Report = Callable[[int], None]
-"""Told how much more of a task is done, in the phase's unit."""
+Report = Callable[[int], None]  # told how much more of a task is done, in the phase's unit
 
 
 @dataclass(frozen=True)
 class Phase:
-    """step(task, report) does one of `tasks` tasks, and the same again if it was cut short. total: for the bar."""
+    """What datatrove calls for each of `tasks` tasks, maybe on another machine. total: of what `step` reports."""
 
-    name: str
+    folder: Path
     step: Callable[[int, Report], None]
     tasks: int
     total: int
-
-
-@dataclass(frozen=True)
-class Task:
-    """What datatrove calls, maybe on another machine: a step that leaves its progress and its error in `folder`."""
-
-    step: Callable[[int, Report], None]
-    folder: Path
 
     def __call__(self, data: object, rank: int = 0, world_size: int = 1) -> None:
         note = self.folder / "progress" / f"{rank:05d}"
@@ -85,39 +76,33 @@ class _Local(LocalPipelineExecutor):
             return super()._run_for_rank(rank, local_rank, node_rank)
 
 
-def run(phases: list[Phase], section: Clean, work: Path) -> None:
-    """Run the phases one after another, each where the one before it has ended; finished tasks are skipped.
-
-    Raises the ChatBakerError of the first task that met one, and one that says so where Slurm now has the work.
-    """
+def run(phases: list[Phase], section: Clean) -> None:
+    """Run the phases one after another, but for finished tasks. Raises the first ChatBakerError that a task met."""
     logger.remove()
     executor = None
     for phase in phases:
-        folder = work / phase.name
-        for name in ("progress", "failed"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        for path in (folder / "failed").iterdir():
-            path.unlink()
-        executor = _executor(phase, section, folder, executor)
+        (phase.folder / "progress").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(phase.folder / "failed", ignore_errors=True)
+        executor = _executor(phase, section, executor)
         if section.engine != "slurm":
-            with _watch(phase, folder):
-                _run(executor, folder)
+            with _watch(phase):
+                _run(executor, phase.folder)
             if left := executor.get_incomplete_ranks():  # Ray goes on past a task that failed
-                _raise_failed(folder)
-                raise ChatBakerError(f"{len(left)} of {phase.tasks} tasks failed", str(folder / "logs"))
+                _raise_failed(phase.folder)
+                raise ChatBakerError(f"{len(left)} of {phase.tasks} tasks failed", str(phase.folder / "logs"))
     if section.engine == "slurm":
-        _run(executor, work / phases[-1].name)  # which hands in those before it first
-        if any(_executor(phase, section, work / phase.name, None).get_incomplete_ranks() for phase in phases):
+        _run(executor, phase.folder)  # which hands in those before it first
+        if any(_executor(phase, section, None).get_incomplete_ranks() for phase in phases):
             hint = "When its jobs are done, type the same command to finish"
-            raise ChatBakerError("Slurm has the work now", str(work), hint)
+            raise ChatBakerError("Slurm has the work now", str(phase.folder.parent), hint)
 
 
-def _executor(phase: Phase, section: Clean, folder: Path, before: Any) -> Any:
-    common: dict[str, Any] = {"pipeline": [Task(phase.step, folder)], "tasks": phase.tasks, "logging_dir": str(folder)}
+def _executor(phase: Phase, section: Clean, before: Any) -> Any:
+    common: dict[str, Any] = {"pipeline": [phase], "tasks": phase.tasks, "logging_dir": str(phase.folder)}
     if section.engine == "slurm":
         slurm = section.slurm.model_dump(include={"time", "partition", "qos"})
         slurm |= {"mem_per_cpu_gb": section.slurm.memory_gb, "env_command": section.slurm.setup}
-        name = f"chatbaker-{phase.name}"
+        name = f"chatbaker-{phase.folder.name}"
         return SlurmPipelineExecutor(**common, **slurm, workers=section.workers or -1, job_name=name, depends=before)
     if section.engine == "ray":
         try:
@@ -148,22 +133,22 @@ def _run(executor: Any, folder: Path) -> None:
 
 
 def _raise_failed(folder: Path) -> None:
-    for path in sorted((folder / "failed").iterdir()):
+    for path in sorted(folder.glob("failed/*.json")):
         raise ChatBakerError(*read_json(path))
 
 
 @contextlib.contextmanager
-def _watch(phase: Phase, folder: Path) -> Iterator[None]:
+def _watch(phase: Phase) -> Iterator[None]:
     """A bar over what all tasks have done so far, wherever they run."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.5):
             with contextlib.suppress(OSError, ValueError):
-                done = sum(int(path.read_text(encoding="utf-8") or 0) for path in (folder / "progress").iterdir())
-                bar.update(min(done, phase.total))
+                notes = (phase.folder / "progress").iterdir()
+                bar.update(min(sum(int(note.read_text(encoding="utf-8") or 0) for note in notes), phase.total))
 
-    with progress(f"clean: {phase.name}", phase.total) as bar:
+    with progress(f"clean: {phase.folder.name}", phase.total) as bar:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:

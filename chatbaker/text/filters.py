@@ -1,10 +1,7 @@
 """What each filter thinks of one document, and the boilerplate lines to take out of a good one.
 
-`trim` takes out menus, notices, bylines and the like. `findings` measures what `trim` leaves, filter by filter; a
-finding with a reason drops the document, and the limits are the recipe's. Both are pure functions of NFC text.
-
-Shares are of UTF-16 units, whose kind one lookup table tells; an emoji counts twice. Repetition and function words are
-measured after Gopher (Rae et al. 2021, appendix A), over characters rather than words.
+`trim` takes out menus, notices, bylines and the like; `findings` measures what it leaves, partly after Gopher (Rae et
+al. 2021, appendix A). Both are pure functions of NFC text. Shares are of UTF-16 units; an emoji counts twice.
 """
 
 from __future__ import annotations

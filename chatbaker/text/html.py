@@ -1,8 +1,7 @@
 """The text that a web page's reader came for, and the charset that the page itself declares.
 
-resiliparse parses the page and leaves out scripts, styles, menus and footers. Three of its habits do not suit Korean
-pages and are worked around: it takes a text of one Hangul syllable between two tags (a particle after a link, a table
-cell) for an icon and drops it, it drops every list near the root of the page, and it keeps lines of links.
+Three habits of resiliparse do not suit Korean pages and are worked around: it drops a text of one Hangul syllable
+between two tags (a particle after a link), drops every list near the root of the page, and keeps lines of links.
 """
 
 from __future__ import annotations

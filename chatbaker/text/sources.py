@@ -1,8 +1,7 @@
-"""Where raw text comes from: a recipe's source -> files in a fixed order, and each file -> `Document`s, as a stream.
+"""A recipe's source -> files in a fixed order, and each file -> `Document`s, as a stream.
 
-A source is a glob below the data root, a glob in a data set of the hub (`hub:ORG/NAME/GLOB`, streamed, never stored),
-or text that the project makes itself (`made:ko`, `made:en`). A file's name says its kind. The text is what the file
-holds, decoded; a document too large, damaged or unreadable goes to `on_bad` by name, and the rest is read.
+A source is a glob below the data root, one on the hub (`hub:ORG/NAME/GLOB`, never stored), or own text (`made:ko`). A
+file's name says its kind. A document too large, damaged or unreadable goes to `on_bad` by name, and the rest is read.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from chatbaker import jsonl
+from chatbaker import jsonl, made
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import OnBad, OnBytes, Stream, open_file, read_bytes, read_chunks, read_jsonl
 from chatbaker.recipe import Source
@@ -34,8 +32,7 @@ RECORD = {".gz": b"\x1f\x8b\x08", ".zst": b"\x28\xb5\x2f\xfd"}  # how one of an 
 Text = tuple[str, str, str]  # text, where it was found, encoding
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """source: the recipe's name for it. where: FILE:LINE, FILE!MEMBER or FILE#URL, to find it again."""
 
     text: str
@@ -47,10 +44,7 @@ class Document:
 
 
 def files(source: Source, data_root: Path) -> list[str]:
-    """The files of a source, sorted: paths, `hf://` names, or `made:..` itself.
-
-    Raises ChatBakerError where the glob finds nothing or a file of an unknown kind, or the hub cannot be asked.
-    """
+    """The files of a source, sorted: paths, `hf://` names, or `made:..` itself. Raises ChatBakerError for none."""
     where, path = f"source {source.name!r}", source.path
     if path.startswith(MADE):
         if path not in (MADE + source.language, f"{MADE}{source.language}:small"):
@@ -78,7 +72,9 @@ def files(source: Source, data_root: Path) -> list[str]:
 
 def size(file: str) -> int:
     """Bytes of a file that `files` names, for progress; 0 for made text."""
-    return 0 if file.startswith(MADE) else jsonl.file_size(file)
+    if file.startswith(jsonl.HUB):
+        return int(jsonl.hub().info(file)["size"])
+    return 0 if file.startswith(MADE) else Path(file).stat().st_size
 
 
 def read_all(source: Source, names: Iterable[str], seed: int, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Document]:
@@ -88,8 +84,11 @@ def read_all(source: Source, names: Iterable[str], seed: int, on_bad: OnBad, on_
 
 def read(source: Source, file: str, seed: int, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Document]:
     """The documents of one file. What cannot be read goes to `on_bad`, naming file and line, member or address."""
-    made = file.startswith(MADE)
-    texts = _made(source, seed) if made else READERS[_kind(file)](file, source.column, on_bad, on_bytes)
+    if file.startswith(MADE):
+        own = made.documents(seed, source.limit or 0, file.removeprefix(MADE))
+        texts: Iterator[Text] = ((text, f"{file}:{number}", "utf-8") for number, text in enumerate(own, 1))
+    else:
+        texts = READERS[_kind(file)](file, source.column, on_bad, on_bytes)
     try:
         for text, where, encoding in texts:
             yield Document(text, source.name, source.language, source.licence, where, encoding)
@@ -100,14 +99,6 @@ def read(source: Source, file: str, seed: int, on_bad: OnBad, on_bytes: OnBytes)
 def _kind(name: str) -> str:
     """What the name of a file or member says it is; "" for what is not known."""
     return found[1].lower() if (found := KIND.search(name)) else ""
-
-
-def _made(source: Source, seed: int) -> Iterator[Text]:
-    from chatbaker import made
-
-    assert source.limit is not None
-    for number, text in enumerate(made.documents(seed, source.limit, source.path.removeprefix(MADE)), 1):
-        yield text, f"{source.path}:{number}", "utf-8"
 
 
 def _lines(file: str, column: str, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Text]:

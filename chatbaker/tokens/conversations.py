@@ -1,8 +1,4 @@
-"""Conversations -> rows of tokens to tune on, packed without leaks, with loss on what the assistant says.
-
-A row holds several whole conversations; attention never crosses from one to the next, and only assistant turns and
-the token that ends them carry loss.
-"""
+"""Conversations -> rows of tokens to tune on: several whole ones in a row, with loss on what the assistant says."""
 
 from __future__ import annotations
 
@@ -26,25 +22,21 @@ from chatbaker.tokens.formats import read
 from chatbaker.tokens.loader import IGNORE, Batch
 from chatbaker.tokens.mixture import mix_hash, permute
 
+# Ids, loss mask, and which document of a pair each token is in: 1 or 2.
 Encoded = tuple[list[int], list[bool]] | tuple[list[int], list[bool], list[int]]
-"""Ids, loss mask, and which document of a pair each token is in: 1 or 2."""
-Loaded = tuple[Batch, dict[str, Batch], str]
-"""Training rows, validation rows per language, and the fingerprint of both."""
-Found = Iterator[tuple[str, Encoded | str]]
-"""Each answer with its tokens, or with why it is left out."""
+Loaded = tuple[Batch, dict[str, Batch], str]  # training rows, validation rows per language, the fingerprint of both
+Found = Iterator[tuple[str, Encoded | str]]  # each answer with its tokens, or with why it is left out
 TOO_LONG = "too long"
 
 
 def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
     """Ids and loss mask of at most `longest` tokens, cut after a whole exchange; None where not even one fits."""
     turns = list(messages)
-    while turns:
+    while turns and turns[-1]["role"] == "assistant":
         ids, mask = encode(tokenizer, CHATML.segments(turns))
         if len(ids) <= longest:
             return ids, mask
-        turns = turns[:-2]
-        if turns and turns[-1]["role"] != "assistant":
-            return None
+        del turns[-2:]
     return None
 
 
@@ -54,10 +46,9 @@ def pack(conversations: Sequence[Encoded], seq_len: int, padding: int) -> Batch:
     rows: list[list[Encoded]] = []
     for conversation in sorted(conversations, key=lambda conversation: -len(conversation[0])):
         length = len(conversation[0])
-        room = next((r for r in range(length, seq_len + 1) if by_room[r]), None)
-        if room is None:
+        room = next((room for room in range(length, seq_len + 1) if by_room[room]), seq_len)
+        if not by_room[room]:
             rows.append([])
-            room = seq_len
             by_room[room].append(rows[-1])
         row = by_room[room].pop()
         row.append(conversation)

@@ -1,11 +1,8 @@
 """The chat format, once: messages -> segments -> token ids with a loss mask, and the same as a Jinja template.
 
-A conversation is rendered as a list of `Segment`s. Special tokens are segments of their own and everything else is
-ordinary text, tokenized with specials switched off, so a user who types `<|im_end|>` sends eight characters and
-never ends a turn. Training, every inference engine and the exported template all start from these segments.
-
-Two formats are built in: `chatml` for the models baked here, and `human-bot` for the weights published as
-`42dot/42dot_LLM-SFT-1.3B`, which ship without a template.
+Special tokens are segments of their own and everything else is ordinary text, tokenized with specials switched off, so
+a user who types `<|im_end|>` never ends a turn. Two formats are built in: `chatml` for the models baked here, and
+`human-bot` for the weights published as `42dot/42dot_LLM-SFT-1.3B`, which ship without a template.
 """
 
 from __future__ import annotations
@@ -42,8 +39,7 @@ class Segment:
 class Template:
     """A chat format. stop: the special tokens that end an answer.
 
-    segments(messages, generate=False): cleaned messages, rendered; with `generate`, up to where the assistant's next
-    answer begins.
+    segments(messages, generate=False): cleaned messages, rendered; with `generate`, up to the next answer's beginning.
     """
 
     name: str
@@ -104,11 +100,7 @@ def detect(jinja: str | None, special_tokens: Iterable[str]) -> Template:
 
 
 def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
-    """Check roles and order; return messages with NFC text, outer whitespace stripped.
-
-    Raises ChatBakerError naming the message: not a list of role/content pairs, unknown role, empty content, a system
-    message that is not first, two turns of one role in a row, an assistant turn with no user turn before it.
-    """
+    """The messages in NFC, outer whitespace stripped. Raises ChatBakerError naming one whose role or order is wrong."""
 
     def fail(index: int, what: str) -> ChatBakerError:
         return ChatBakerError(f"message {index + 1}: {what}", where)
@@ -146,9 +138,8 @@ def encode(tokenizer: Any, segments: Sequence[Segment]) -> tuple[list[int], list
     mask: list[bool] = []
     for segment in segments:
         if segment.special:
-            special = tokenizer.token_to_id(segment.text)
-            assert special is not None, segment.text
-            piece = [special]
+            piece = [tokenizer.token_to_id(segment.text)]
+            assert piece != [None], segment.text
         else:
             piece = tokenizer.encode(segment.text, add_special_tokens=False).ids
         ids += piece

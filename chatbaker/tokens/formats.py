@@ -26,17 +26,13 @@ from chatbaker.tokens.dialog import Message, clean_messages
 
 NAMES = read_json(Path(__file__).with_name("formats.json"))
 READY = "ready_for_export"  # a tree of OpenAssistant that is neither rejected nor half done
-Records = Iterator[tuple[int, dict[str, Any]]]
-"""The number of a line, or of a record where a file has no lines, and what is there."""
+Records = Iterator[tuple[int, dict[str, Any]]]  # by the number of the line, or of the record where there are no lines
+# What `recognise` and `mend` are to conversations.
 Way = tuple[Callable[[dict[str, Any], str], tuple[str, Any]], Callable[[Any, str, Counter[str]], Any]]
-"""What `recognise` and `mend` are to conversations."""
 
 
 def read(source: SftSource, data_root: Path, seed: int, pairs: Way | None = None) -> Iterator[tuple[str, Any]]:
-    """(where, messages) of every conversation of a source, cleaned and checked; or of pairs, two lists of messages.
-
-    Raises ChatBakerError where no file or format is found, and in a strict source at the first bad record.
-    """
+    """(where, messages) of every conversation of a source, cleaned and checked; or of pairs, two lists of messages."""
     known, mended = pairs or (recognise, mend)
     stage, things = ("dpo", "pairs") if pairs else ("sft", "conversations")
     left = source.limit
@@ -68,14 +64,16 @@ def read(source: SftSource, data_root: Path, seed: int, pairs: Way | None = None
 
 def _files(source: SftSource, data_root: Path, stage: str) -> list[str]:
     path, where = source.path, f"{stage}.sources {source.path}"
+    if path.startswith("made:"):
+        if path.removeprefix("made:") not in made.WORLDS:
+            raise ChatBakerError(f"no {path!r}", where, f"Known: {', '.join(f'made:{name}' for name in made.WORLDS)}")
+        if source.limit is None:
+            raise ChatBakerError("a made: source needs a limit", where)
+        return [path]
     if path.startswith("hub:"):
         files = jsonl.find_on_hub(f"datasets/{path.removeprefix('hub:')}", where)
     else:
-        files = [path] if path.startswith("made:") else [str(file) for file in find_files(data_root, path)]
-    if path.startswith("made:") and path.removeprefix("made:") not in made.WORLDS:
-        raise ChatBakerError(f"no {path!r}", where, f"Known: {', '.join(f'made:{name}' for name in made.WORLDS)}")
-    if path.startswith("made:") and source.limit is None:
-        raise ChatBakerError("a made: source needs a limit", where)
+        files = [str(file) for file in find_files(data_root, path)]
     if not files:
         raise ChatBakerError(f"no file matches {path!r}", str(data_root), "Type data_root=FOLDER after the recipe")
     return files
@@ -172,11 +170,14 @@ def to_turn(turn: Any) -> dict[str, Any]:
 
 def _best_path(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """From the root on the reply that people ranked best; of replies without a rank the one with most replies."""
+
+    def order(reply: dict[str, Any]) -> tuple[float, int]:
+        return math.inf if reply.get("rank") is None else reply["rank"], -len(reply.get("replies") or ())
+
     replies = [root]
     while replies := [reply for reply in replies if not reply.get("deleted")]:
-        ranks = (math.inf if reply.get("rank") is None else reply["rank"] for reply in replies)
-        order = zip(ranks, (-len(reply.get("replies") or ()) for reply in replies), range(len(replies)), strict=True)
-        yield (best := replies[min(order)[2]])
+        best = min(replies, key=order)
+        yield best
         replies = best.get("replies") or []
 
 

@@ -1,9 +1,7 @@
-"""Batches for training: a pure function of the step, equal for every world size.
+"""Batches for training: a pure function of the step, so that a run resumes exactly, on any number of processes.
 
-Step s holds samples s * B ... (s + 1) * B - 1 of the global order; rank r of R takes each R-th of them. The loader's
-state is the step and the data's fingerprint, so a run resumes exactly, on any number of processes.
-
-Shape suffixes: B sequences, T tokens.
+Step s holds samples s * B ... (s + 1) * B - 1 of the global order; rank r of R takes each R-th of them. Shapes: B
+sequences, T tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +14,9 @@ import numpy as np
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.tokens.mixture import Mixture, mix_hash, permute
-from chatbaker.tokens.shards import Index, documents_of
+from chatbaker.tokens.shards import Index
 
-IGNORE = -100
-"""Target of a token without loss; the same number as in model/loss.py."""
+IGNORE = -100  # target of a token without loss; the same number as in model/loss.py
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,7 @@ class Data(Protocol):
     """What the training loop reads."""
 
     fingerprint: str
-    batch_rows: int
-    """Sequences in a step over all ranks."""
+    batch_rows: int  # sequences in a step over all ranks
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch: ...
 
@@ -73,7 +69,6 @@ class PretrainData:
         self.fingerprint, self.batch_rows = index.fingerprint, batch_rows
         self.seq_len, self.end_of_text = seq_len, index.end_of_text
         shards = [shard for shard in index.shards if shard.split == "train"]
-        self.names = [shard.name for shard in shards]
         self.tokens = [index.tokens(shard) for shard in shards]
         sizes = [max(0, len(tokens) - 1) // seq_len for tokens in self.tokens]
         weights = mix_weights([(s.name, s.language) for s in shards], sizes, mix)
@@ -91,12 +86,12 @@ class PretrainData:
 def window_batch(windows: np.ndarray, end_of_text: int) -> Batch:
     """Windows [B, T + 1] of a token stream as a batch: every token is the target of the one before it."""
     ids = windows[:, :-1]
-    return Batch(ids, windows[:, 1:], documents_of(ids, end_of_text))
+    documents = np.cumsum(ids == end_of_text, axis=1)  # each starts at its end-of-text token
+    return Batch(ids, windows[:, 1:], documents)
 
 
 def mix_weights(sources: list[tuple[str, str]], sizes: list[int], mix: dict[str, float]) -> list[float]:
-    """The share of each (name, language) source. A key of `mix` is a source or a language; a language's share is
-    spread over its sources by size. Empty mix: by size. Raises ChatBakerError for a key that matches nothing."""
+    """The share of each (name, language) source; a language's is spread by size. Raises ChatBakerError for no match."""
     if not mix:
         return [float(size) for size in sizes]
     known = {name for name, _ in sources} | {language for _, language in sources}

@@ -1,9 +1,7 @@
 """Which window of which source is sample number i: a pure function, so that data order needs no state.
 
-Samples come in blocks of `BLOCK`. Every block holds the same number of samples of each source, as near to the
-weights as whole numbers allow, in an order shuffled by (seed, block). The k-th sample of a source is window
-perm(k mod windows) where the permutation is drawn anew each pass, by a Feistel network that needs no memory however
-large the source is (Black and Rogaway, 2002).
+Every block of `BLOCK` samples holds the same number of each source, shuffled by (seed, block). A source's windows come
+in a permutation drawn anew each pass, by a Feistel network that needs no memory (Black and Rogaway, 2002).
 """
 
 from __future__ import annotations

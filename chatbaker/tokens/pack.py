@@ -15,8 +15,7 @@ from chatbaker.tokens.bpe import load_tokenizer, special_id
 from chatbaker.tokens.dialog import END_OF_TEXT
 from chatbaker.tokens.shards import Index, write_shard
 
-BATCH = 512
-"""Documents tokenized at a time; bounds memory."""
+BATCH = 512  # documents tokenized at a time; bounds memory
 
 
 def run(recipe: Recipe, run: RunDir) -> None:

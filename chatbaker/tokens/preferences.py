@@ -1,7 +1,6 @@
 """Pairs of answers, one preferred to the other, in the formats that people have -> rows of tokens for DPO.
 
-A row holds whole pairs: documents 1 and 2 are the first one's chosen and rejected conversation, and so on. What both
-begin with counts for nothing, since loss is on the difference of the two.
+A row holds whole pairs: documents 1 and 2 are the first one's chosen and rejected conversation, and so on.
 """
 
 from __future__ import annotations

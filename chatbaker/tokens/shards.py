@@ -1,7 +1,6 @@
 """Token files: unsigned 16-bit ids, little-endian, memory-mapped, with an index that carries their fingerprint.
 
-A document in a shard is the end-of-text token followed by its text, so that the token both opens a document and is
-what the model learns to say where one ends. `documents_of` finds the boundaries again.
+A document in a shard is the end-of-text token followed by its text, so that the model learns to say where one ends.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,7 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One token file. sha256: of its bytes."""
+    """One token file."""
 
     name: str
     language: str
@@ -66,8 +64,9 @@ class Index:
         return digest([self.vocab_size, self.end_of_text, [(s.name, s.split, s.sha256) for s in self.shards]])
 
     def save(self) -> None:
-        record: dict[str, Any] = {"vocab_size": self.vocab_size, "end_of_text": self.end_of_text}
-        write_json(self.folder / INDEX, record | {"shards": [asdict(s) for s in self.shards]})
+        record = asdict(self)
+        del record["folder"]
+        write_json(self.folder / INDEX, record)
 
     def tokens(self, shard: Shard) -> np.ndarray:
         """The shard's ids, memory-mapped [tokens]. Raises ChatBakerError where the file is missing or cut short."""
@@ -80,8 +79,3 @@ class Index:
 def load_index(folder: Path) -> Index:
     raw = read_json(folder / INDEX)
     return Index(folder, raw["vocab_size"], raw["end_of_text"], tuple(Shard(**shard) for shard in raw["shards"]))
-
-
-def documents_of(ids: np.ndarray, end_of_text: int) -> np.ndarray:
-    """A document number per token, counted along the last axis; a document starts at its end-of-text token."""
-    return np.cumsum(ids == end_of_text, axis=-1)

@@ -26,7 +26,6 @@ from chatbaker.rundir import RunDir
 from chatbaker.tokens.loader import Batch
 from chatbaker.tokens.preferences import load_pairs
 from chatbaker.train.evaluate import Sets, bits_per_byte
-from chatbaker.train.launch import write_slurm_script  # noqa: F401 - for --slurm
 from chatbaker.train.loop import Objective, forward
 from chatbaker.train.parallel import gathered
 from chatbaker.train.sft import tune

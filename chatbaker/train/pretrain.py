@@ -17,7 +17,7 @@ from chatbaker.tokens.dialog import IM_END
 from chatbaker.tokens.loader import PretrainData, window_batch
 from chatbaker.tokens.shards import Index, load_index
 from chatbaker.train.evaluate import Sets, bits_per_byte, samples
-from chatbaker.train.launch import launched, write_slurm_script  # noqa: F401 - for --slurm
+from chatbaker.train.launch import launched
 from chatbaker.train.loop import checkpoint_meta, hand_over, train
 from chatbaker.train.parallel import pick_device, pick_dtype, prepare, set_threads, start
 

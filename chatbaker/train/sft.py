@@ -21,7 +21,7 @@ from chatbaker.tokens.conversations import Loaded, load
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, encode
 from chatbaker.tokens.loader import Batch, SftData
 from chatbaker.train.evaluate import bits_per_byte, samples
-from chatbaker.train.launch import launched, write_slurm_script  # noqa: F401 - for --slurm
+from chatbaker.train.launch import launched
 from chatbaker.train.loop import Objective, checkpoint_meta, hand_over, next_token, train
 from chatbaker.train.lora import attach, merge
 from chatbaker.train.parallel import pick_device, pick_dtype, prepare, set_threads

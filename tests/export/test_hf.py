@@ -10,13 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.export.hf import push, write_hf
-from chatbaker.export.tensors import to_bf16
+from chatbaker.export.tensors import convert
 from chatbaker.tokens import dialog
 
 Make = Callable[..., Path]
@@ -54,7 +56,8 @@ def test_bf16_rounds_as_torch_does() -> None:
     bits = torch.randint(-(2**31), 2**31 - 1, (100_000,), generator=torch.Generator().manual_seed(0), dtype=torch.int64)
     values = bits.to(torch.int32).view(torch.float32)
     values = torch.cat([values, torch.tensor([0.0, -0.0, float("inf"), float("-inf"), float("nan"), 3.4e38, 1e-45])])
-    ours = torch.from_numpy(to_bf16(values.numpy(), "F32")).view(torch.bfloat16)
+    stored = values.numpy().view(np.uint8)
+    ours = torch.from_numpy(convert(stored, "F32", GGMLQuantizationType.BF16)).view(torch.bfloat16)
     assert torch.equal(ours.nan_to_num(7.0), values.to(torch.bfloat16).nan_to_num(7.0))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer import engine
-from chatbaker.infer.engine import Sampling, bundled_model, convert, cuda_device, find_model, fingerprint, open_engine
+from chatbaker.infer.engine import Sampling, bundled_model, convert, cuda_device, find_model, open_engine
 from chatbaker.rundir import RunDir
 from tests.infer import markov
 
@@ -49,9 +49,7 @@ def test_a_model_folder_is_converted_once_and_again_where_it_changes(folder: Pat
     assert conversions == ["q8_0", "q4_0"]
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[50_000] ^= 1
-    before = fingerprint(folder)
     (folder / "model.safetensors").write_bytes(weights)
-    assert fingerprint(folder) != before
     convert(folder, "q8_0")
     assert conversions == ["q8_0", "q4_0", "q8_0"]
 

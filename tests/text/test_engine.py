@@ -120,13 +120,13 @@ def test_a_kill_costs_nothing_finished(
     assert not run.path("clean").exists()
     steps: list[tuple[str, int]] = []
     completed = {(p.parent.parent.name, int(p.name)) for p in run.path("clean.work").glob("*/completions/*")}
-    real = engine.Task.__call__
+    real = engine.Phase.__call__
 
-    def spied(self: engine.Task, data: object, rank: int = 0, world_size: int = 1) -> None:
+    def spied(self: engine.Phase, data: object, rank: int = 0, world_size: int = 1) -> None:
         steps.append((self.folder.name, rank))
         real(self, data, rank, world_size)
 
-    monkeypatch.setattr(engine.Task, "__call__", spied)
+    monkeypatch.setattr(engine.Phase, "__call__", spied)
     clean.run(load(path), run)
     assert content(run.path("clean")) == undisturbed
     assert not completed & set(steps), "a finished task was done again"
