@@ -153,6 +153,7 @@ class Schedule(Section):
 class Pretrain(Schedule):
     tokens: Positive = 20_000_000
     batch_tokens: Positive = 16_384  # tokens of one optimizer step over all devices
+    bigram_steps: Count = 0  # steps in which embedding and head learn counted pairs of tokens first; needs two matrices
     mix: dict[str, Amount] = {}  # weight per source name or language; empty: every source by its size
     prompts: tuple[str, ...] = ("대한민국의 수도는", "옛날 옛적에", "The capital of France is", "Once upon a time")
     """Continued at every evaluation, so that a person sees what the model says."""
@@ -250,6 +251,12 @@ class Recipe(Section):
     eval: Eval = Eval()
     judge: Judge = Judge()
 
+    @model_validator(mode="after")
+    def _two_tables(self) -> Recipe:
+        if self.pretrain.bigram_steps and self.model.tied:
+            raise ValueError("pretrain.bigram_steps teaches embedding and head unlike things: set model.tied = false")
+        return self
+
     @field_validator("data_root")
     @classmethod
     def _home(cls, value: str) -> str:
@@ -279,7 +286,7 @@ def parse(data: dict[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-    loc, message = first["loc"], first["msg"]
+    loc, message = first["loc"], first["msg"].removeprefix("Value error, ")
     key = ".".join(map(str, loc))
     if first["type"] != "extra_forbidden":
         raise ChatBakerError(f"{key}: {message[0].lower()}{message[1:]}" if key else message, where)

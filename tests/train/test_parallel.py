@@ -27,7 +27,7 @@ class Jobs:
     def __init__(self, recipe, packed, folder):
         self.recipe, self.packed, self.folder, self.jobs = recipe, packed, folder, []
 
-    def add(self, name, ranks, shard=0, batch=8, like=None, stage="pretrain", **job):
+    def add(self, name, ranks, shard=0, batch=8, like=None, stage="pretrain", bigram_steps=0, **job):
         data = self.recipe.model_dump(mode="json", exclude_none=True)
         data["parallel"] |= {"shard": shard}
         data["pretrain"] |= {
@@ -39,7 +39,9 @@ class Jobs:
             "eval_every": 10,
             "checkpoint_every": 10,
             "prompts": ["The"],
+            "bigram_steps": bigram_steps,
         }
+        data["model"] |= {"tied": not bigram_steps}
         exact = {"optimizer": "adamw", "precision": "fp32", "micro_batch": 1, "log_every": 1}
         data["sft"] |= exact | {"lora_rank": 4, "prompts": ["Hello!"]}
         run = self.folder / name
@@ -73,6 +75,8 @@ def jobs(small_recipe, packed, tmp_path_factory):
     jobs.add("stopped", 2, signal=6)
     jobs.add("uneven", 2, batch=9)
     jobs.add("wide", 2, shard=3)
+    jobs.add("ahead", 1, bigram_steps=5)
+    jobs.add("ahead-by-two", 2, bigram_steps=5)
     jobs.said = jobs.start()
     for ranks in (1, 4):  # what two processes saved at step 10
         run = jobs.add(f"on-{ranks}", ranks, like="fsdp")
@@ -105,6 +109,12 @@ def test_losses_and_weights_are_those_of_one_process(jobs, name):
     assert expected.keys() == found.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_start_is_the_same_for_two(jobs):
+    one, two, plain = (rows(RunDir(jobs.folder / name), "loss") for name in ("ahead", "ahead-by-two", "one"))
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-5)
+    assert one[1] < plain[1] - 0.1
 
 
 def test_adapters_are_tuned_alike_by_two(jobs):
