@@ -254,7 +254,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _two_tables(self) -> Recipe:
         if self.pretrain.bigram_steps and self.model.tied:
-            raise ValueError("pretrain.bigram_steps teaches embedding and head unlike things: set model.tied = false")
+            raise ValueError("pretrain.bigram_steps needs an embedding and a head: set model.tied = false, or 0 steps")
         return self
 
     @field_validator("data_root")
