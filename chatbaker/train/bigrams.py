@@ -2,7 +2,7 @@
 
 Blocks begin as the identity, so the network begins as a bigram model: the head times the normed embedding. That model
 alone is trained here, on the distribution of next tokens after each of many tokens at a time, which a batch of running
-text shows once. One step costs about as much as a step on a few thousand tokens, and stands for millions.
+text shows once. One step costs as much as training on about a thousand tokens, and stands for millions.
 """
 
 from __future__ import annotations
