@@ -6,6 +6,7 @@ has room, else `llamacpp` on a GGUF made once and kept in the user's cache. Noth
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -280,15 +281,26 @@ def _free_cuda_memory() -> dict[int, int]:
 def convert(folder: Path | None, quantize: Quantization) -> Path:
     """The folder as GGUF: from the user's cache, or written there now. Needs about the model's size of disk."""
     assert folder is not None
-    folder = folder.resolve()
-    read = (file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".jinja"))
-    target = cache_dir() / "gguf" / f"{folder.name}-{fingerprint(read)}-{quantize}.gguf"
+    target = cache_dir() / "gguf" / f"{folder.resolve().name}-{content_key(folder)}-{quantize}.gguf"
     if not target.exists():
         from chatbaker.export.gguf import write_gguf
 
         say(f"converting {folder} to GGUF {quantize}, once; kept as {target}")
         write_gguf(folder, target, quantize)
     return target
+
+
+def content_key(folder: Path) -> str:
+    """Changes with the model, also where a copy keeps size and time: 4 KiB at 64 places of every file are read."""
+    hasher = hashlib.sha256()
+    for path in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".jinja")):
+        status = path.stat()
+        hasher.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(64):
+                file.seek(status.st_size * i // 64)
+                hasher.update(file.read(4096))
+    return hasher.hexdigest()[:16]
 
 
 def cache_dir() -> Path:

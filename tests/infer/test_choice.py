@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 import types
@@ -11,7 +12,7 @@ import pytest
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer import engine
-from chatbaker.infer.engine import Sampling, bundled_model, convert, cuda_device, find_model, open_engine
+from chatbaker.infer.engine import Sampling, bundled_model, content_key, convert, cuda_device, find_model, open_engine
 from chatbaker.rundir import RunDir
 from tests.infer import markov
 
@@ -49,7 +50,10 @@ def test_a_model_folder_is_converted_once_and_again_where_it_changes(folder: Pat
     assert conversions == ["q8_0", "q4_0"]
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[50_000] ^= 1
+    before, status = content_key(folder), (folder / "model.safetensors").stat()
     (folder / "model.safetensors").write_bytes(weights)
+    os.utime(folder / "model.safetensors", ns=(status.st_atime_ns, status.st_mtime_ns))  # as rsync and cp -p leave it
+    assert content_key(folder) != before
     convert(folder, "q8_0")
     assert conversions == ["q8_0", "q4_0", "q8_0"]
 
