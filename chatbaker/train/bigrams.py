@@ -99,7 +99,9 @@ def gradients(hidden_ND: Tensor, head_VD: Tensor, places: Tensor, target: Tensor
 
 @torch.no_grad()
 def head_start(model: Llama, data: PretrainData, steps: int, seed: int, dtype: torch.dtype) -> None:
-    """Put what is learned into a model that is about to begin, in place; the first process does the work."""
+    """Put what is learned into a model that is about to begin, in place; the first process works. 0 steps: nothing."""
+    if not steps:
+        return
     config, device = model.config, model.model.embed_tokens.weight.device
 
     def make() -> list[Tensor]:

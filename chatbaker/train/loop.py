@@ -52,11 +52,12 @@ def train(
     meta: dict[str, Any],
     compiled: bool,
     objective: Objective = next_token,
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Train `model`, which is prepared, in place for `total_steps`, from the newest checkpoint in folder/checkpoints.
 
     evaluate: called every `eval_every` steps and at the end; its plain result goes into metrics.jsonl. meta: facts
-    that must be the same on resume; what differs is named in the error.
+    that must be the same on resume; what differs is named in the error. begin: called where there is no checkpoint.
     """
     size = world().size
     if data.batch_rows % size:
@@ -72,6 +73,8 @@ def train(
     meta = meta | {"data": data.fingerprint, "steps": total_steps}
     checkpoints = folder / "checkpoints"
     start, watch = _resume(checkpoints, model, optimizers, meta, schedule)
+    if begin and not start:
+        begin()
     peak, peak_source = peak_flops(device, dtype) if world().rank == 0 else (1.0, "")
     peak, where = peak * size, device if size == 1 else f"{size} x {device.type}"
     step_tokens = data.batch_rows * model.config.seq_len

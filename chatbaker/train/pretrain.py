@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from chatbaker.dist import from_first, process_group
+from chatbaker.dist import process_group
 from chatbaker.errors import ChatBakerError
 from chatbaker.model.config import LlamaConfig
 from chatbaker.model.llama import Llama
@@ -17,7 +19,6 @@ from chatbaker.tokens.dialog import IM_END
 from chatbaker.tokens.loader import PretrainData, window_batch
 from chatbaker.tokens.shards import Index, load_index
 from chatbaker.train.bigrams import head_start
-from chatbaker.train.checkpoint import latest
 from chatbaker.train.evaluate import Sets, bits_per_byte, samples
 from chatbaker.train.launch import launched
 from chatbaker.train.loop import checkpoint_meta, hand_over, train
@@ -78,9 +79,6 @@ def _run(recipe: Recipe, run: RunDir, device: torch.device) -> None:
     compiled = prepare(model, section, device, recipe.parallel)
     start(model, device, recipe.seed)
     dtype = pick_dtype(section, device)
-    checkpoints = run.path("pretrain", "checkpoints")
-    if section.bigram_steps and from_first(lambda: latest(checkpoints)) is None:
-        head_start(model, data, section.bigram_steps, recipe.seed, dtype)
     sets = validation_sets(index, seq_len, section.micro_batch)
     sizes = token_bytes(tokenizer)
     prompts = {p: [index.end_of_text, *tokenizer.encode(p, add_special_tokens=False).ids] for p in section.prompts}
@@ -98,6 +96,7 @@ def _run(recipe: Recipe, run: RunDir, device: torch.device) -> None:
         },
         checkpoint_meta(recipe, section),
         compiled,
+        begin=partial(head_start, model, data, section.bigram_steps, recipe.seed, dtype),
     )
     end_of_turn = special_id(tokenizer, IM_END)
     hand_over(model, run.path("pretrain", "model"), tokenizer_folder, index.end_of_text, end_of_turn)
