@@ -1,5 +1,7 @@
 """The one loss: summed cross-entropy of next tokens, computed in slices so that the full logits never exist.
 
+Tokens without loss have no logits either, but for those that fill the last slice.
+
 Dividing by the number of valid tokens is left to the caller, who knows the global count over micro-batches and ranks.
 
 Shape suffixes: N tokens, D model, V vocabulary.
@@ -62,17 +64,20 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         loss_and_grad = _compiled() if compiled else _slice_loss_and_grad
         weight = weight_VD.to(hidden_ND.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        grad_hidden = torch.empty_like(hidden_ND)
+        grad_hidden = torch.zeros_like(hidden_ND)
         learning = ctx.needs_input_grad[1]  # a frozen head has no gradient
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if learning else None
         step = slice_size(len(hidden_ND), len(weight) * weight.element_size(), hidden_ND.device.type)
-        for start in range(0, len(hidden_ND), step):
-            part = slice(start, start + step)
-            loss, grad = loss_and_grad(hidden_ND[part] @ weight.T, targets_N[part])
+        ignored = targets_N == IGNORE
+        order = ignored.int().argsort(stable=True)  # slices of whole shape, the last ones of which nobody needs
+        for start in range(0, len(ignored) - int(ignored.sum()), step):
+            rows = order[start : start + step]
+            hidden = hidden_ND[rows]
+            loss, grad = loss_and_grad(hidden @ weight.T, targets_N[rows])
             total += loss
-            grad_hidden[part] = grad @ weight
+            grad_hidden[rows] = grad @ weight
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden_ND[part]
+                grad_weight += grad.T @ hidden
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype) if grad_weight is not None else None)
         return total
 

@@ -25,6 +25,20 @@ def test_loss_and_gradients_equal_plain_cross_entropy(monkeypatch, slice_size, c
         assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_only_tokens_with_loss_have_logits(monkeypatch):
+    shapes = []
+
+    def seen(logits, targets):
+        shapes.append(tuple(logits.shape))
+        return losses._slice_loss_and_grad(logits, targets)
+
+    monkeypatch.setattr(losses, "SLICE", 4)
+    monkeypatch.setattr(losses, "_compiled", lambda: seen)
+    targets = torch.tensor([losses.IGNORE, 1, losses.IGNORE, 2, 3, losses.IGNORE, 4, 5] + [losses.IGNORE] * 12)
+    cross_entropy_sum(torch.randn(20, 8), torch.randn(9, 8), targets, compiled=True)
+    assert shapes == [(4, 9), (4, 9)]  # five with loss, and three to fill
+
+
 def test_no_valid_token_means_no_loss_and_no_gradient():
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
     loss = cross_entropy_sum(hidden, weight, torch.full((4,), losses.IGNORE))
