@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,13 @@ PACKED: dict[str, tuple[str, Callable[[], Any], type[Exception]]] = {
 
 OnBad = Callable[[ChatBakerError], None]
 OnBytes = Callable[[int], None]
+
+
+def decode(data: bytes) -> str:
+    """Text in UTF-8, with a mark or without, or in CP949, as Korean Windows writes it; else UnicodeDecodeError."""
+    with suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig")
+    return data.decode("cp949")
 
 
 def fail(error: ChatBakerError) -> None:

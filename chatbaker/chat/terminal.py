@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from chatbaker.chat.session import Session
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Chunk, Sampling, open_engine
+from chatbaker.jsonl import decode
 from chatbaker.log import say
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ class Terminal:
         lines = sys.stdin.buffer if sys.stdin else ()  # None: it was closed before we began
         for number, line in enumerate(lines, 1):
             try:
-                self.take(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                self.take(decode(line))
             except EOFError:
                 break
             except (UnicodeDecodeError, ChatBakerError) as error:
-                status, problem = 1, "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+                status, problem = 1, "neither UTF-8 nor CP949" if isinstance(error, UnicodeDecodeError) else error
                 say(f"standard input, line {number}: {problem}")
         return status
 

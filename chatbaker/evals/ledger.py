@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.jsonl import read_bytes, read_jsonl
+from chatbaker.jsonl import decode, read_bytes, read_jsonl
 from chatbaker.log import say
 from chatbaker.rundir import disk_error
 
@@ -68,10 +68,7 @@ def read_text(path: Path) -> str:
     """A file in UTF-8 or CP949, plain, .zst or .gz, in NFC. Raises ChatBakerError naming the line."""
     data = b"".join(read_bytes(path))
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp949", errors="replace")
-        if "\ufffd" in text:
-            line = text.partition("\ufffd")[0].count("\n") + 1
-            raise ChatBakerError("neither UTF-8 nor CP949", f"{path}:{line}") from None
-    return unicodedata.normalize("NFC", text)
+        return unicodedata.normalize("NFC", decode(data))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ChatBakerError("neither UTF-8 nor CP949", f"{path}:{line}") from None

@@ -104,10 +104,7 @@ def _records(file: str, limit: int | None, seed: int, on_bad: jsonl.OnBad) -> Re
             batches = parquet.ParquetFile(io.BytesIO(data)).iter_batches(256)
             rows = (row for batch in batches for row in batch.to_pylist())
         elif kind == ".csv" or array:
-            try:
-                text = data.decode("utf-8-sig")
-            except UnicodeDecodeError:
-                text = data.decode("cp949")  # what Korean spreadsheets save
+            text = jsonl.decode(data)
             csv.field_size_limit(jsonl.LARGEST)
             rows = json.loads(text) if array else csv.DictReader(io.StringIO(text, newline=""), strict=True)
         else:

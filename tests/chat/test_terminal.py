@@ -50,16 +50,27 @@ def test_no_input_is_no_error(
 def test_bad_lines_are_named_and_the_others_answered(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, parrot_gguf: Path
 ) -> None:
-    lines = [b"\xbe\xc8\xb3\xe7", b"/fly", b"x" * 3000, b"hi", b"/exit", b"never"]
+    lines = [b"\xff\xff", b"/fly", b"x" * 3000, b"hi", b"/exit", b"never"]
     status, out, err = chat(capsys, monkeypatch, parrot_gguf, b"\n".join(lines))
     assert status == 1
     assert out == f"{SAYING}\n"
     problems = err.splitlines()
     assert len(problems) == 3
-    assert "line 1: not UTF-8" in problems[0]
+    assert "line 1: neither UTF-8 nor CP949" in problems[0]
     assert "line 2: no command /fly" in problems[1]
     assert "line 3" in problems[2]
     assert "tokens long" in problems[2]
+
+
+def test_lines_in_cp949_are_understood(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, parrot_gguf: Path, tmp_path: Path
+) -> None:
+    talk = tmp_path / "talk.jsonl"
+    lines = "또 봐요, 똠방각하\n".encode("cp949") + f"네 😀\n/save {talk}\n".encode()
+    assert chat(capsys, monkeypatch, parrot_gguf, lines)[0] == 0
+    saved = talk.read_text(encoding="utf-8")
+    assert "또 봐요, 똠방각하" in saved
+    assert "네 😀" in saved
 
 
 def test_dropped_turns_are_announced(
