@@ -39,7 +39,7 @@ class KVCache:
         self.length = length
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what the model keeps from here (rotary tables) is used in training too
 def greedy(model: Llama, ids: Sequence[int], new_tokens: int, stop: Sequence[int], dtype: torch.dtype) -> list[int]:
     """The most likely continuation of `ids`, without the stop token that ended it."""
     weight = model.model.embed_tokens.weight

@@ -1,6 +1,6 @@
 """The one loss: summed cross-entropy of next tokens, computed in slices so that the full logits never exist.
 
-Tokens without loss have no logits either, but for those that fill the last slice.
+On a CPU tokens without loss have no logits either, but for those that fill the last slice.
 
 Dividing by the number of valid tokens is left to the caller, who knows the global count over micro-batches and ranks.
 
@@ -68,10 +68,12 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         learning = ctx.needs_input_grad[1]  # a frozen head has no gradient
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if learning else None
         step = slice_size(len(hidden_ND), len(weight) * weight.element_size(), hidden_ND.device.type)
-        ignored = targets_N == IGNORE
-        order = ignored.int().argsort(stable=True)  # slices of whole shape, the last ones of which nobody needs
-        for start in range(0, len(ignored) - int(ignored.sum()), step):
-            rows = order[start : start + step]
+        needed, order = len(targets_N), None
+        if targets_N.device.type == "cpu":  # a GPU would have to be waited for, to count
+            ignored = targets_N == IGNORE
+            needed, order = needed - int(ignored.sum()), ignored.int().argsort(stable=True)
+        for start in range(0, needed, step):  # slices of one shape, the last ones of which nobody needs
+            rows = slice(start, start + step) if order is None else order[start : start + step]
             hidden = hidden_ND[rows]
             loss, grad = loss_and_grad(hidden @ weight.T, targets_N[rows])
             total += loss

@@ -8,6 +8,7 @@ what any other number saved.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import warnings
@@ -105,7 +106,8 @@ class Saver:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # "torch.distributed is unavailable": one process, as intended
-                    dcp.save(state, checkpoint_id=temporary, process_group=self.group, no_dist=self.group is None)
+                    writer = dcp.FileSystemWriter(temporary, per_thread_copy_ahead=0)  # all is in the CPU's memory
+                    dcp.save(state, storage_writer=writer, process_group=self.group, no_dist=self.group is None)
             except (OSError, CheckpointException) as error:
                 raise disk_error(_cause(error), path) from error
             from_first(publish, self.group)
@@ -115,22 +117,23 @@ class Saver:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints and the newest from before faults; remove others and what is half written."""
+    """Keep the newest `keep` checkpoints and two from before faults; remove others and what is half written."""
     for path in folder.glob("step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-    calm = next(filter(_calm, _all(folder)), None)
+    calm = list(filter(_calm, _all(folder)))[:2]
     for path in _all(folder)[keep:]:
-        if path != calm:
+        if path not in calm:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def latest(folder: Path, calm: bool = False) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint and its marker; those cut short are named and passed over. calm: from before faults.
+def latest(folder: Path, calm: int = 0) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint and its marker; those cut short are named and passed over.
 
-    Raises ChatBakerError where there are checkpoints but none is whole: starting anew must be the user's choice.
+    calm: 0, or only those from before faults, and of them not the newest calm - 1, if there is an older one. Raises
+    ChatBakerError where there are checkpoints but none is whole: starting anew must be the user's choice.
     """
     found = [path for path in _all(folder) if not calm or _calm(path)]
-    for path in found:
+    for path in found[max(0, min(calm, len(found)) - 1) :]:
         problem = _problem(path)
         if problem is None:
             return path, read_json(path / MARKER)
@@ -142,6 +145,7 @@ def latest(folder: Path, calm: bool = False) -> tuple[Path, dict[str, Any]] | No
 
 def load(path: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Put a checkpoint's state into model and optimizers, in place."""
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)  # its tracebacks; the error says it
     weights, state = get_state_dict(model, optimizers, options=TRAINED)
     holder = {"model": weights, "optimizer": state}
     with warnings.catch_warnings():

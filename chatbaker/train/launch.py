@@ -34,7 +34,10 @@ def launched(stage: str, recipe: Recipe, run: RunDir) -> bool:
         return False
     import torch
 
-    machines, count = nodes().size, recipe.parallel.processes or max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    machines, count = nodes().size, recipe.parallel.processes or max(1, gpus)
+    if 0 < gpus < count:
+        raise ChatBakerError(f"{count} processes for {gpus} GPU(s)", "parallel.processes", f"Take at most {gpus}, or 0")
     if machines * count < 2:
         return False
     path, note = run.path(stage, "recipe.toml"), run.path(stage, NOTE)

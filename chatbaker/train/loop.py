@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from chatbaker.dist import add_up, anywhere, from_first, world
 from chatbaker.errors import ChatBakerError
@@ -29,7 +30,7 @@ from chatbaker.recipe import Recipe, Schedule
 from chatbaker.rundir import atomic, disk_error
 from chatbaker.tokens.loader import Batch, Data
 from chatbaker.train import checkpoint
-from chatbaker.train.faults import Watch
+from chatbaker.train.faults import STREAK, Watch
 from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
 from chatbaker.train.parallel import gathered, last_micro_batch, peak_flops, pick_dtype, whole
 
@@ -115,7 +116,7 @@ def train(
                 first = 1 + (_go_back(saver, model, optimizers, step, watch) if watch.lost else step)
                 watch.skipped.append([first, done])
                 record(step=done, fault=fault, skipped=[first, done])
-                say(f"step {done:,}: {fault}; skipped {f'batches {first:,} to' if watch.lost else 'batch'} {done:,}")
+                say(f"step {done:,}: {fault}; skipped {f'batches {first:,} to' if first < done else 'batch'} {done:,}")
                 if sum(last > done - RECENT for _, last in watch.skipped) > schedule.faults:
                     raise ChatBakerError(
                         f"{fault} at step {done}, and the {RECENT:,} steps before had {schedule.faults} such faults",
@@ -145,6 +146,7 @@ def train(
                 raise ChatBakerError(f"stopped at step {done}, saved", hint="The same command goes on from there")
             if look(done):
                 interval_began, interval_tokens = time.perf_counter(), 0
+    _check_end(parameters, watch, total_steps)
 
 
 RECENT = 1000
@@ -218,6 +220,19 @@ def forward(model: Llama, part: Batch, dtype: torch.dtype) -> list[Tensor]:
     return [model(ids, docs, dtype=dtype), targets, docs, *rest]
 
 
+def _check_end(parameters: list[torch.nn.Parameter], watch: Watch, total_steps: int) -> None:
+    """Raises ChatBakerError for weights that nobody should go on with."""
+    lost = len({step for first, last in watch.skipped for step in range(first, last + 1)})
+    own = (p.to_local() if isinstance(p, DTensor) else p for p in parameters)
+    broken = anywhere(not all(bool(part.isfinite().all()) for part in own))
+    if broken or 2 * lost > total_steps:
+        what = "the weights are not finite" if broken else "more was skipped than learned"
+        raise ChatBakerError(
+            f"training came to nothing: {what}, with {lost:,} of {total_steps:,} steps skipped",
+            hint="Lower lr (or muon_lr) and bake under another name (name=...)",
+        )
+
+
 def hand_over(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end_of_turn: int) -> None:
     """Write the trained network where the next stage finds it; the first process does."""
     full = whole(model)
@@ -232,10 +247,14 @@ def hand_over(model: Llama, folder: Path, tokenizer: Path, end_of_text: int, end
 def _go_back(
     saver: checkpoint.Saver, model: Llama, optimizers: list[torch.optim.Optimizer], step: int, watch: Watch
 ) -> int:
-    """Take weights and optimizer back to before the faults; the step, or `step` where no checkpoint is so old."""
+    """Take weights and optimizer back to before the faults; the step, or `step` where no checkpoint is so old.
+
+    A checkpoint after which nothing but faults came went wrong already: then it is the one before.
+    """
     saver.wait()
-    found = from_first(lambda: checkpoint.latest(saver.folder, calm=True))
+    found = from_first(lambda: checkpoint.latest(saver.folder, calm=watch.streak // STREAK))
     if found is None:
+        say("no checkpoint from before the faults to go back to")
         return step
     path, marker = found
     checkpoint.load(path, model, optimizers)

@@ -10,6 +10,7 @@ Also the choice of device and precision, and the arithmetic rate that MFU is mea
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -64,8 +65,16 @@ def set_threads(parallel: Parallel) -> None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Inductor needs a C++ compiler on a CPU; without one training runs uncompiled."""
-    return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++"))
+    """Whether Inductor works: it needs a C++ compiler (for a GPU a C compiler) and Python's headers."""
+    problem = "no C++ compiler found"
+    if device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++")):
+        try:
+            torch.compile(lambda x: x + 1)(torch.ones(2, device=device))
+            return True
+        except RuntimeError as error:
+            problem = f"torch.compile does not work here ({str(error).splitlines()[0]})"
+    say(f"{problem}: training runs uncompiled, at about half the speed")
+    return False
 
 
 def to_fp8(model: Llama, device: torch.device) -> None:
@@ -94,6 +103,8 @@ def prepare(model: Llama, schedule: Schedule, device: torch.device, parallel: Pa
     The model may be on the meta device still; what is not, moves to `device` where there are several processes.
     """
     if schedule.precision == "fp8":
+        if model.config.seq_len % 16:
+            raise ChatBakerError("FP8 needs a multiple of 16", "model.seq_len", 'Or take precision = "bf16"')
         to_fp8(model, device)
     if schedule.recompute:
         for block in model.model.layers:
@@ -102,8 +113,6 @@ def prepare(model: Llama, schedule: Schedule, device: torch.device, parallel: Pa
     if compiled:
         for block in model.model.layers:
             block.compile(dynamic=False)
-    elif schedule.compile:
-        say("no C++ compiler found: training runs uncompiled, at about half the speed")
     mesh = make_mesh(parallel or Parallel(), device)
     if mesh is not None:
         policy = MixedPrecisionPolicy(pick_dtype(schedule, device), torch.float32, cast_forward_inputs=False)
@@ -180,7 +189,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for card, tflops in PEAK_TFLOPS.items():
-            if card in name:
+            if re.search(rf"\b{card}\b(?! Laptop| PCIe| NVL)", name):  # those are slower
                 return tflops * 1e12, f"{card} data sheet"
     a = torch.randn(2048, 2048, dtype=dtype, device=device)
     best = 0.0

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from chatbaker.dist import process_group, world
+from chatbaker.errors import ChatBakerError
 from chatbaker.model.llama import Llama
 from chatbaker.model.sizes import flops_per_token
 from chatbaker.model.weights import load_model
@@ -25,6 +26,7 @@ from chatbaker.train.launch import launched
 from chatbaker.train.loop import Objective, checkpoint_meta, hand_over, next_token, train
 from chatbaker.train.lora import attach, merge
 from chatbaker.train.parallel import pick_device, pick_dtype, prepare, set_threads
+from chatbaker.train.pretrain import network
 
 EVAL_ROWS = 64
 """Validation rows per language in the loop."""
@@ -62,6 +64,10 @@ def tune(
         tokenizer = load_tokenizer(base)
         rows, held, fingerprint = load(recipe, tokenizer)
         model = load_model(base, str(device) if world().size == 1 else "cpu")  # sharding moves it, block by block
+        for key, value in vars(network(recipe, model.config.vocab_size)).items():
+            if (its := getattr(model.config, key)) != value:
+                hint = "Undo the change of [model], or train a base of that shape: chatbaker pretrain"
+                raise ChatBakerError(f"{key} is {value} in the recipe, and {its} in the base", str(base), hint)
         model.requires_grad_(True)
         if section.lora_rank:
             attach(model, section, recipe.seed)

@@ -148,6 +148,27 @@ def test_a_stop_between_faults_changes_nothing(small_recipe, small_run, monkeypa
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
+def test_a_checkpoint_that_went_wrong_already_is_passed_over(small_recipe, small_run, monkeypatch):
+    def poisons(model, *rest):
+        found = STEP(model, *rest)
+        if rest[2] == 7 and not small_run.path("pretrain", "checkpoints", "step-00000008").exists():
+            with torch.no_grad():
+                model.model.norm.weight[0] = math.nan  # after the step, before it is saved
+        return found
+
+    monkeypatch.setattr(loop, "train_step", poisons)
+    weights = pretrain(with_(small_recipe, tokens=24 * 512), small_run)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    assert [row["skipped"] for row in rows(small_run) if "fault" in row][-1] == [5, 14]
+
+
+@pytest.mark.parametrize(("lr", "said"), [(1e20, "more was skipped than learned"), (1e38, "not finite")])
+def test_a_run_that_came_to_nothing_hands_nothing_over(small_recipe, small_run, lr, said):
+    with pytest.raises(ChatBakerError, match=rf"came to nothing.*{said}.*Lower lr"):
+        pretrain(with_(small_recipe, lr=lr), small_run)
+    assert not small_run.path("pretrain", "model").exists()
+
+
 def test_too_many_faults_end_the_run_with_one_line_and_the_weights_are_kept(small_recipe, small_run, monkeypatch):
     Poison(monkeypatch, dict.fromkeys(range(6, 17), math.nan))
     with pytest.raises(ChatBakerError, match="at step 11, and the 1,000 steps before had 5 such.*Lower lr"):

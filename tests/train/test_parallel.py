@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from chatbaker.cli import _stage
 from chatbaker.errors import ChatBakerError
-from chatbaker.recipe import dump, parse
+from chatbaker.recipe import dump, load, parse
 from chatbaker.rundir import RunDir
+from chatbaker.train.launch import launched
 
 STEPS = 20
 
@@ -206,6 +207,12 @@ def test_the_slurm_script_runs_the_same_command_on_every_machine(tmp_path):
         _stage("pretrain", "mini", [], "runs", str(tmp_path / "other.sh"))
     with pytest.raises(ChatBakerError, match="already there"):
         _stage("pretrain", arguments[0], arguments[1:], "runs", str(script))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ChatBakerError, match=r"8 processes for 2 GPU\(s\).*at most 2"):
+        launched("pretrain", load("tiny", ["parallel.processes=8"]), RunDir(tmp_path))
 
 
 LAUNCH = """

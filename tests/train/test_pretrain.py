@@ -129,6 +129,13 @@ def test_without_a_compiler_training_goes_on_uncompiled(small_recipe, small_run,
     assert "no C++ compiler found" in capsys.readouterr().err
 
 
+def test_with_a_compiler_that_does_not_work_too(small_recipe, small_run, monkeypatch, capsys):
+    torch._dynamo.reset()  # what other tests compiled in this process
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "false"))
+    pretrain(with_(small_recipe, compile=True, tokens=2 * 512), small_run)
+    assert "torch.compile does not work here" in capsys.readouterr().err
+
+
 class TestCheckpoints:
     @pytest.fixture
     def trained(self, small_recipe, small_run):

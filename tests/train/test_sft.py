@@ -42,6 +42,32 @@ def test_without_a_base_the_stage_to_run_is_named(small_recipe, tmp_path):
         execute(STAGES["sft"], small_recipe, RunDir.of("tiny", tmp_path))
 
 
+def test_a_recipe_of_another_shape_is_refused(small_recipe, based):
+    other = small_recipe.model_copy(update={"model": small_recipe.model.model_copy(update={"layers": 7})})
+    with pytest.raises(ChatBakerError, match="layers is 7 in the recipe, and 2 in the base.*chatbaker pretrain"):
+        execute(STAGES["sft"], other, based)
+
+
+def test_without_held_out_rows_it_goes_on_from_a_step_that_was_not_looked_at(small_recipe, based, monkeypatch):
+    from chatbaker.train import loop
+
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["sft"] |= {"validation": 0, "eval_every": 2, "checkpoint_every": 2}
+    plain, calls = loop.train_step, []
+
+    def stopped(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(loop, "train_step", stopped)
+    with pytest.raises(ChatBakerError, match="stopped at step 2, saved"):
+        execute(STAGES["sft"], parse(data, "x"), based)
+    execute(STAGES["sft"], parse(data, "x"), based)
+    assert based.path("sft", "model").is_dir()
+
+
 def test_stopped_and_resumed_it_is_bit_identical(small_recipe, based, monkeypatch):
     from chatbaker.train import loop
 
