@@ -83,8 +83,7 @@ def gather(
     train: list[Encoded] = []
     held: dict[str, list[Encoded]] = {}
     left_out = Counter({TOO_LONG: 0})
-    if not section.sources:
-        raise ChatBakerError(f"the recipe names no {thing}s", f"{stage}.sources", f"Add a [[{stage}.sources]] table")
+    need_sources(section.sources, stage, thing)
     for number, source in enumerate(section.sources):
         wanted: list[Encoded] = []
         for answer, tokens in encoded(source):
@@ -117,11 +116,17 @@ def gather(
     return rows, validation, sha.hexdigest()[:16]
 
 
+def need_sources(sources: Sequence[SftSource], stage: str, thing: str) -> None:
+    if not sources:
+        raise ChatBakerError(f"the recipe names no {thing}s", f"{stage}.sources", f"Add a [[{stage}.sources]] table")
+
+
 def show(recipe: Recipe, run: RunDir, count: int) -> None:
     """Print `count` conversations with trained tokens in green and the rest dimmed."""
     from rich.console import Console
     from rich.text import Text
 
+    need_sources(recipe.sft.sources, "sft", "conversation")
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
     console, root = Console(), Path(recipe.data_root)
     sources = [read(source, root, recipe.seed) for source in recipe.sft.sources]

@@ -31,6 +31,10 @@ Records = Iterator[tuple[int, dict[str, Any]]]  # by the number of the line, or 
 Way = tuple[Callable[[dict[str, Any], str], tuple[str, Any]], Callable[[Any, str, Counter[str]], Any]]
 
 
+class UnknownFormat(ChatBakerError):
+    """Of a record whose keys say nothing."""
+
+
 def read(source: SftSource, data_root: Path, seed: int, pairs: Way | None = None) -> Iterator[tuple[str, Any]]:
     """(where, messages) of every conversation of a source, cleaned and checked; or of pairs, two lists of messages."""
     known, mended = pairs or (recognise, mend)
@@ -48,7 +52,7 @@ def read(source: SftSource, data_root: Path, seed: int, pairs: Way | None = None
                 name, turns = known(record, where)
                 kept = mended(turns, where, counts)
             except ChatBakerError as error:
-                if not name:
+                if isinstance(error, UnknownFormat) and not name:  # nothing in the file is known
                     raise
                 on_bad(error)
                 continue
@@ -136,9 +140,12 @@ def _trees(records: Records, file: str, on_bad: jsonl.OnBad) -> Records:
 
 def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, Any]]]:
     """The format of a record and its turns, whose content may still be anything. Raises ChatBakerError."""
+    system = next((record[key] for key in NAMES["system"] if record.get(key)), "")
+    before = [{"role": "system", "content": system}] if system else []
     for key, name in NAMES["turns"].items():
         if isinstance(record.get(key), list):
-            return name, list(map(to_turn, record[key]))
+            turns = list(map(to_turn, record[key]))
+            return name, turns if any(turn["role"] == "system" for turn in turns) else before + turns
     if "replies" in record:
         try:
             return "OpenAssistant", list(map(to_turn, _best_path(record)))
@@ -147,21 +154,21 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
     question, answer = (next((key for key in NAMES[part] if key in record), None) for part in ("question", "answer"))
     if question is None or answer is None:
         keys = ", ".join(map(str, record)) or "none"
-        raise ChatBakerError(f"no known format (the keys are: {keys})", where, f"Known: {NAMES['known']}")
+        raise UnknownFormat(f"no known format (the keys are: {keys})", where, f"Known: {NAMES['known']}")
+    name = "Alpaca" if question == "instruction" else f"{question}/{answer}"
+    if isinstance(record[question], list) and isinstance(record[answer], list):  # both are messages
+        return name, before + list(map(to_turn, record[question] + record[answer]))
     asked = [record.get(key) for key in dict.fromkeys([question, *NAMES["context"]])]
     user = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
-    system = next((record[key] for key in NAMES["system"] if record.get(key)), "")
-    turns = zip(("system", "user", "assistant"), (system, user, record[answer]), strict=True)
-    name = "Alpaca" if question == "instruction" else f"{question}/{answer}"
-    return name, [{"role": role, "content": text} for role, text in turns if role != "system" or system]
+    return name, [*before, {"role": "user", "content": user}, {"role": "assistant", "content": record[answer]}]
 
 
 def to_turn(turn: Any) -> dict[str, Any]:
     """A turn in our names of keys and roles."""
     named = turn if isinstance(turn, dict) else {}
     role, text = (next((named[key] for key in NAMES[part] if key in named), None) for part in ("role", "content"))
-    if isinstance(text, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in text):
-        text = "\n".join(str(part.get("text")) for part in text)
+    if isinstance(text, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in text):
+        text = "\n".join(part["text"] for part in text)
     return {"role": NAMES["roles"].get(str(role).lower(), role), "content": text}
 
 

@@ -92,6 +92,8 @@ def window_batch(windows: np.ndarray, end_of_text: int) -> Batch:
 
 def mix_weights(sources: list[tuple[str, str]], sizes: list[int], mix: dict[str, float]) -> list[float]:
     """The share of each (name, language) source; a language's is spread by size. Raises ChatBakerError for no match."""
+    if not any(sizes):
+        raise ChatBakerError("no source has a whole context of text", "pack", "Add text, or lower model.seq_len")
     if not mix:
         return [float(size) for size in sizes]
     known = {name for name, _ in sources} | {language for _, language in sources}

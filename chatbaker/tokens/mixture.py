@@ -16,10 +16,12 @@ BLOCK = 4096
 
 
 def apportion(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers that sum to `total`, proportional to `weights` (largest remainders)."""
+    """Whole numbers that sum to `total`, proportional to `weights` (largest remainders); 0 for a weight of 0 alone."""
     exact = np.array(weights, dtype=float) * (total / sum(weights))
-    counts = exact.astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    counts = np.maximum(exact.astype(int), exact > 0)
+    counts[np.argsort(counts - exact, kind="stable")[: max(0, total - counts.sum())]] += 1
+    while counts.sum() > total:  # many small ones: the largest make room
+        counts[counts.argmax()] -= 1
     return counts.tolist()
 
 

@@ -16,7 +16,7 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import Recipe, SftSource
 from chatbaker.tokens.conversations import TOO_LONG, Encoded, Found, Loaded, gather
 from chatbaker.tokens.dialog import CHATML, Message, encode
-from chatbaker.tokens.formats import NAMES, mend, read, recognise, to_turn
+from chatbaker.tokens.formats import NAMES, UnknownFormat, mend, read, recognise, to_turn
 
 SIDES = ("chosen", "rejected")
 SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")  # in the transcripts of HH-RLHF
@@ -41,7 +41,7 @@ def recognise_pair(record: dict[str, Any], where: str) -> tuple[str, Sides]:
     """The format of a record, and the turns of the chosen and of the rejected conversation. Raises ChatBakerError."""
     if not record.keys() >= set(SIDES):
         keys = ", ".join(map(str, record)) or "none"
-        raise ChatBakerError(f"no known format (the keys are: {keys})", where, "Known: prompt, chosen, rejected")
+        raise UnknownFormat(f"no known format (the keys are: {keys})", where, "Known: prompt, chosen, rejected")
     names, sides = zip(*(_side(record, record[key], where) for key in SIDES), strict=True)
     return names[0], list(sides)
 

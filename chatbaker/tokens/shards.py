@@ -78,4 +78,7 @@ class Index:
 
 def load_index(folder: Path) -> Index:
     raw = read_json(folder / INDEX)
-    return Index(folder, raw["vocab_size"], raw["end_of_text"], tuple(Shard(**shard) for shard in raw["shards"]))
+    try:
+        return Index(folder, raw["vocab_size"], raw["end_of_text"], tuple(Shard(**shard) for shard in raw["shards"]))
+    except (KeyError, TypeError):
+        raise ChatBakerError("not an index of token files", str(folder / INDEX), "Run 'chatbaker pack' again") from None

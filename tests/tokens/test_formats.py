@@ -215,6 +215,8 @@ BAD = [
     ({"conversations": ["안녕"]}, "message 1: expected"),
     ({"conversations": [{"from": "human", "value": None}]}, "message 1: expected"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1: expected"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 1: expected"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": {"value": "x"}}]}]}, "message 1: expected"),
     ({"conversations": None}, r"no known format \(the keys are: conversations\)"),
     ({"instruction": "가", "output": ""}, "no assistant turn"),
     ({"instruction": "가", "output": 3}, "message 2: expected"),
@@ -237,6 +239,24 @@ def test_bad_records_are_counted_where_the_source_allows_it(write, capsys):
         assert part in report[-1], report[-1]
     assert sum("talk.jsonl:2: no assistant turn" in line for line in report[:-1]) == 1
     assert not any("talk.jsonl:3:" in line for line in report)
+
+
+def test_a_file_that_begins_with_a_bad_record_is_read_on(write, capsys):
+    assert len(write([{"text": "x", "replies": 5}, GOOD], strict=False)) == 1
+    assert "1 skipped: its replies are not a tree" in capsys.readouterr().err
+
+
+def test_a_system_prompt_beside_the_turns_is_kept(write):
+    own = {"role": "system", "content": "Be long."}
+    talk = [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]
+    rows = [{"system": "Be brief.", "messages": talk}, {"system": "Be brief.", "messages": [own, *talk]}]
+    assert [messages[0]["content"] for _, messages in write(rows)] == ["Be brief.", "Be long."]
+
+
+def test_a_prompt_and_its_completion_may_be_messages(write):
+    row = {"prompt": [{"role": "user", "content": "가"}], "completion": [{"role": "assistant", "content": "나"}]}
+    ((_, messages),) = write([row])
+    assert [turn["role"] for turn in messages] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -74,6 +74,8 @@ def test_mix_by_name_and_language():
         mix_weights(sources, [30, 10, 60], {"jp": 1.0})
     with pytest.raises(ChatBakerError, match="no whole context"):
         mix_weights(sources, [30, 0, 60], {"talk": 1.0, "en": 1.0})
+    with pytest.raises(ChatBakerError, match="no source has a whole context"):
+        mix_weights(sources, [0, 0, 0], {})
 
 
 def test_sft_rows_come_once_per_epoch_in_a_new_order():

@@ -20,6 +20,11 @@ def test_apportion_sums_and_follows_the_weights():
     assert sum(apportion([0.123, 4.5, 0.7], 4096)) == 4096
 
 
+def test_no_source_is_too_small_to_be_read():
+    assert apportion([1, 100_000], BLOCK) == [1, BLOCK - 1]
+    assert apportion([1] * 9 + [100_000, 0], BLOCK) == [1] * 9 + [BLOCK - 9, 0]
+
+
 def test_every_window_once_per_pass_and_shares_as_weighted():
     mixture = Mixture([700, 300, 0], [3, 1, 0], seed=7)
     samples = [mixture(i) for i in range(2 * BLOCK)]
