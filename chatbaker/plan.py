@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from chatbaker.model.sizes import flops_per_token, parameters
 from chatbaker.recipe import Model, Recipe, load
 from chatbaker.rundir import RunDir, read_json
 
+OTHER_KINDS = "(?! Laptop| PCIe| NVL)"
 GIB, CPU_SLICE, LOSS_SLICE, GPU_LOGITS = 2**30, 128, 1024, 2**29
 """The slices as in model/attention.py and model/loss.py, which need torch."""
 
@@ -198,7 +200,8 @@ def _device(cards: dict[str, Any], name: str | None, gpus: int | None) -> tuple[
         ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
             found = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-        name = next((key for key, card in cards.items() if found and card["match"] in found[0]), (found or ["cpu"])[0])
+        own = (found or ["cpu"])[0]  # a GH200 is no H200, and slower kinds share a name
+        name = next((k for k, card in cards.items() if re.search(rf"\b{card['match']}\b{OTHER_KINDS}", own)), own)
     name = name.strip().lower()
     if name not in cards:
         close = difflib.get_close_matches(name, cards, n=3, cutoff=0.4) or list(cards)

@@ -21,13 +21,13 @@ from chatbaker.errors import ChatBakerError
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
-Amount = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)  # name=2024
     free: ClassVar[set[str]] = set()  # knobs that say where the work is done, not what comes out
 
     def decisive(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Parallel(Section):
     """How the work is spread. One process on a CPU needs nothing here."""
 
     free: ClassVar[set[str]] = {"processes", "shard", "restarts", "nodes"}
-    threads: int = 0  # CPU threads; 0 takes what PyTorch chooses
+    threads: Count = 0  # CPU threads; 0 takes what PyTorch chooses
     processes: Count = 0  # training processes on each machine; 0: one for each visible GPU, else one
     shard: Count = 0  # processes that share a copy of weights and optimizer, one copy a group (HSDP); 0: all
     restarts: Count = 3  # new starts of all processes, from the newest checkpoint, after one was lost
@@ -238,7 +238,7 @@ class Judge(Section):
 
 class Recipe(Section):
     name: Name
-    seed: int = 1234
+    seed: int = Field(default=1234, ge=0, lt=2**63)
     data_root: str = "."
     clean: Clean = Clean()
     tokenizer: Tokenizer = Tokenizer()

@@ -41,6 +41,7 @@ def test_overrides(write):
     path = write('name = "x"\n[pretrain]\nlr = 1e-3\n')
     recipe = load(path, ["pretrain.lr=3e-4", "model.layers=2", "data_root=/data/한글", 'name="y"', "sft.epochs=1"])
     assert (recipe.pretrain.lr, recipe.model.layers, recipe.data_root, recipe.name) == (3e-4, 2, "/data/한글", "y")
+    assert load(path, ["name=2026"]).name == "2026"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,10 @@ def test_overrides(write):
         ('name="x"', ["name.a.b=1"], "is not a section"),
         ("name=", [], "not valid TOML"),
         ('name="a/b"', [], "name: "),
+        ('name="x"', ["pretrain.lr=inf"], r"pretrain\.lr: input should be a finite number"),
+        ('name="x"', ["pretrain.mix={ko=inf}"], r"pretrain\.mix\.ko: input should be a finite number"),
+        ('name="x"', ["seed=99999999999999999999"], "seed: "),
+        ('name="x"', ["parallel.threads=-1"], r"parallel\.threads: "),
         ('name="x"\n[tokenizer]\nvocab_size=70000', [], r"tokenizer\.vocab_size"),
     ],
 )
