@@ -1,7 +1,5 @@
 """The one loss: summed cross-entropy of next tokens, computed in slices so that the full logits never exist.
 
-On a CPU tokens without loss have no logits either, but for those that fill the last slice.
-
 Dividing by the number of valid tokens is left to the caller, who knows the global count over micro-batches and ranks.
 
 Shape suffixes: N tokens, D model, V vocabulary.
@@ -60,7 +58,9 @@ def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 class _SlicedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, compiled: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, compiled: bool, trained: int
+    ) -> Tensor:
         loss_and_grad = _compiled() if compiled else _slice_loss_and_grad
         weight = weight_VD.to(hidden_ND.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
@@ -68,12 +68,9 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         learning = ctx.needs_input_grad[1]  # a frozen head has no gradient
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if learning else None
         step = slice_size(len(hidden_ND), len(weight) * weight.element_size(), hidden_ND.device.type)
-        needed, order = len(targets_N), None
-        if targets_N.device.type == "cpu":  # a GPU would have to be waited for, to count
-            ignored = targets_N == IGNORE
-            needed, order = needed - int(ignored.sum()), ignored.int().argsort(stable=True)
-        for start in range(0, needed, step):  # slices of one shape, the last ones of which nobody needs
-            rows = slice(start, start + step) if order is None else order[start : start + step]
+        order = (targets_N == IGNORE).int().argsort(stable=True)  # slices of one shape: the last ones nobody needs
+        for start in range(0, trained, step):
+            rows = order[start : start + step]
             hidden = hidden_ND[rows]
             loss, grad = loss_and_grad(hidden @ weight.T, targets_N[rows])
             total += loss
@@ -84,15 +81,21 @@ class _SlicedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         grad_weight = grad_weight * grads[0] if grad_weight is not None else None
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight, None, None
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight, None, None, None
 
 
-def cross_entropy_sum(hidden: Tensor, weight_VD: Tensor, targets: Tensor, compiled: bool = False) -> Tensor:
+def cross_entropy_sum(
+    hidden: Tensor, weight_VD: Tensor, targets: Tensor, compiled: bool = False, trained: int | None = None
+) -> Tensor:
     """Sum over valid tokens of -log p(target), fp32 scalar. hidden [..., D], targets [...] with IGNORE allowed.
 
-    compiled: fuse the arithmetic between the matmuls; needs what torch.compile needs.
+    compiled: fuse the arithmetic between the matmuls; needs what torch.compile needs. trained: how many targets are not
+    IGNORE, where it is known (a GPU would have to be waited for, to count): the others then have no logits, but for
+    those that fill the last slice.
     """
-    return _SlicedCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight_VD, targets.reshape(-1), compiled)
+    trained = targets.numel() if trained is None else trained
+    hidden_ND = hidden.reshape(-1, hidden.shape[-1])
+    return _SlicedCrossEntropy.apply(hidden_ND, weight_VD, targets.reshape(-1), compiled, trained)

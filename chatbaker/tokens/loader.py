@@ -38,7 +38,12 @@ class Batch:
     @property
     def valid(self) -> int:
         """What the loss is a mean over: tokens with loss, or pairs."""
-        return int((self.targets != IGNORE).sum() if self.reference is None else (self.docs.max(1) // 2).sum())
+        return self.trained if self.reference is None else int((self.docs.max(1) // 2).sum())
+
+    @property
+    def trained(self) -> int:
+        """Tokens with loss."""
+        return int((self.targets != IGNORE).sum())
 
     def take(self, rows: slice | list[int]) -> Batch:
         """Some of the sequences, in the int64 that the network reads."""

@@ -49,7 +49,14 @@ def log_probabilities(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor)
 
 
 def preference(
-    beta: float, hidden: Tensor, weight: Tensor, compiled: bool, targets: Tensor, docs: Tensor, reference: Tensor
+    beta: float,
+    hidden: Tensor,
+    weight: Tensor,
+    compiled: bool,
+    count: int,
+    targets: Tensor,
+    docs: Tensor,
+    reference: Tensor,
 ) -> dict[str, Tensor]:
     """The loop's objective, summed over the pairs in the rows. accuracy: of pairs whose margin is above zero."""
     trained = targets != IGNORE
@@ -87,7 +94,7 @@ def score(
         totals = torch.zeros(2)
         for part in parts[world().rank :: world().size]:
             hidden, *arrays = forward(model, part, dtype)
-            sums = objective(hidden, model.lm_head.weight, False, *arrays)
+            sums = objective(hidden, model.lm_head.weight, False, part.trained, *arrays)
             totals += torch.stack([sums["margin"], sums["accuracy"]]).cpu()
         margin, right = (add_up(totals) / sum(part.valid for part in parts)).tolist()
         chosen = [replace(part, targets=np.where(part.docs % 2, part.targets, IGNORE)) for part in parts]

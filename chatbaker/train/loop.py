@@ -35,11 +35,14 @@ from chatbaker.train.optim import build_optimizers, clip, rate, set_rate
 from chatbaker.train.parallel import gathered, last_micro_batch, peak_flops, pick_dtype, whole
 
 Objective = Callable[..., dict[str, Tensor]]
-"""Of hidden states, head, `compiled` and the arrays after the ids: the "loss" to lower and what else to log, summed."""
+"""Of hidden states, head, `compiled`, the count of tokens with loss and the arrays after the ids: the "loss" to lower
+and what else to log, summed."""
 
 
-def next_token(hidden: Tensor, weight: Tensor, compiled: bool, targets: Tensor, docs: Tensor) -> dict[str, Tensor]:
-    return {"loss": cross_entropy_sum(hidden, weight, targets, compiled)}
+def next_token(
+    hidden: Tensor, weight: Tensor, compiled: bool, trained: int, targets: Tensor, docs: Tensor
+) -> dict[str, Tensor]:
+    return {"loss": cross_entropy_sum(hidden, weight, targets, compiled, trained)}
 
 
 def train(
@@ -199,7 +202,7 @@ def train_step(
     for number, part in enumerate(parts, 1):
         last_micro_batch(model, number == len(parts))
         hidden, *arrays = forward(model, part, dtype)
-        for name, value in objective(hidden, model.lm_head.weight, compiled, *arrays).items():
+        for name, value in objective(hidden, model.lm_head.weight, compiled, part.trained, *arrays).items():
             mean = value / valid
             if name == "loss":
                 mean.backward()

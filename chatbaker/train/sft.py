@@ -20,7 +20,7 @@ from chatbaker.rundir import RunDir
 from chatbaker.tokens.bpe import load_tokenizer, special_id, token_bytes
 from chatbaker.tokens.conversations import Loaded, load
 from chatbaker.tokens.dialog import CHATML, END_OF_TEXT, IM_END, encode
-from chatbaker.tokens.loader import IGNORE, Batch, SftData
+from chatbaker.tokens.loader import Batch, SftData
 from chatbaker.train.evaluate import bits_per_byte, samples
 from chatbaker.train.launch import launched
 from chatbaker.train.loop import Objective, checkpoint_meta, hand_over, next_token, train
@@ -78,7 +78,7 @@ def tune(
             rows, *others = (refer(model, batch, section.micro_batch, dtype) for batch in (rows, *held.values()))
             held = dict(zip(held, others, strict=True))
         data = SftData(rows, section.batch_size, recipe.seed, fingerprint)
-        trained = (rows.targets != IGNORE).mean()  # the share of tokens with loss; the others need no head
+        trained = rows.trained / rows.targets.size  # the others need no head
         sets = {name: list(batch.split(section.micro_batch)) for name, batch in held.items()}
         sizes = token_bytes(tokenizer)
         prompts = {

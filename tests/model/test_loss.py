@@ -9,8 +9,8 @@ from chatbaker.tokens import loader
 
 
 @pytest.mark.parametrize("slice_size", [3, 7, 1024])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_loss_and_gradients_equal_plain_cross_entropy(monkeypatch, slice_size, compiled):
+@pytest.mark.parametrize(("compiled", "trained"), [(False, None), (False, 16), (True, 16)])
+def test_loss_and_gradients_equal_plain_cross_entropy(monkeypatch, slice_size, compiled, trained):
     monkeypatch.setattr(losses, "SLICE", slice_size)
     torch.manual_seed(0)
     hidden, weight = torch.randn(2, 10, 16, requires_grad=True), torch.randn(33, 16, requires_grad=True)
@@ -18,7 +18,7 @@ def test_loss_and_gradients_equal_plain_cross_entropy(monkeypatch, slice_size, c
     targets[0, :4] = losses.IGNORE
     plain = token_losses(hidden.reshape(20, 16) @ weight.T, targets.reshape(20)).sum()
     expected = torch.autograd.grad(plain * 0.25, (hidden, weight))
-    sliced = cross_entropy_sum(hidden, weight, targets, compiled)
+    sliced = cross_entropy_sum(hidden, weight, targets, compiled, trained)
     actual = torch.autograd.grad(sliced * 0.25, (hidden, weight))
     assert torch.allclose(sliced, plain, rtol=1e-5)
     for a, b in zip(actual, expected, strict=True):
@@ -35,7 +35,7 @@ def test_only_tokens_with_loss_have_logits(monkeypatch):
     monkeypatch.setattr(losses, "SLICE", 4)
     monkeypatch.setattr(losses, "_compiled", lambda: seen)
     targets = torch.tensor([losses.IGNORE, 1, losses.IGNORE, 2, 3, losses.IGNORE, 4, 5] + [losses.IGNORE] * 12)
-    cross_entropy_sum(torch.randn(20, 8), torch.randn(9, 8), targets, compiled=True)
+    cross_entropy_sum(torch.randn(20, 8), torch.randn(9, 8), targets, compiled=True, trained=5)
     assert shapes == [(4, 9), (4, 9)]  # five with loss, and three to fill
 
 

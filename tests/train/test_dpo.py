@@ -143,7 +143,7 @@ def test_loss_gradient_and_what_is_logged_equal_the_formula(wide, tokenizer, tmp
     totals = Counter()
     for part in batch.split(3):
         hidden, *arrays = loop.forward(model, part, torch.float32)
-        sums = dpo.preference(0.3, hidden, model.lm_head.weight, False, *arrays)
+        sums = dpo.preference(0.3, hidden, model.lm_head.weight, False, batch.trained, *arrays)
         (sums["loss"] / batch.valid).backward()
         totals.update({name: float(value.detach()) / batch.valid for name, value in sums.items()})
     expected, margins = direct(same, reference, batch, 0.3)
