@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import re
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,13 +19,13 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from chatbaker.errors import ChatBakerError
+from chatbaker.gpus import figures, known
 from chatbaker.log import duration
 from chatbaker.model.config import read_config
 from chatbaker.model.sizes import flops_per_token, parameters
 from chatbaker.recipe import Model, Recipe, load
 from chatbaker.rundir import RunDir, read_json
 
-OTHER_KINDS = "(?! Laptop| PCIe| NVL)"
 GIB, CPU_SLICE, LOSS_SLICE, GPU_LOGITS = 2**30, 128, 1024, 2**29
 """The slices as in model/attention.py and model/loss.py, which need torch."""
 
@@ -110,7 +109,7 @@ def predict(
     card's default. price: US dollars per GPU-hour. Raises ChatBakerError where a batch or a group does not divide over
     the GPUs.
     """
-    facts = read_json(Path(__file__).with_name("plan_gpus.json"))
+    facts = figures()
     gpu, gpus, card = _device(facts["gpus"], gpu, gpus)
     model, section, vocab = recipe.model, recipe.pretrain, recipe.tokenizer.vocab_size
     rows, rest = divmod(section.batch_tokens, model.seq_len)
@@ -200,8 +199,8 @@ def _device(cards: dict[str, Any], name: str | None, gpus: int | None) -> tuple[
         ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         with suppress(OSError, subprocess.SubprocessError):
             found = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-        own = (found or ["cpu"])[0]  # a GH200 is no H200, and slower kinds share a name
-        name = next((k for k, card in cards.items() if re.search(rf"\b{card['match']}\b{OTHER_KINDS}", own)), own)
+        own = (found or ["cpu"])[0]
+        name = known(own) or own
     name = name.strip().lower()
     if name not in cards:
         close = difflib.get_close_matches(name, cards, n=3, cutoff=0.4) or list(cards)

@@ -14,7 +14,7 @@ ALLOWED = {
     "tokens": BASE,
     "model": BASE,
     "report": BASE,
-    "train": BASE | {"tokens", "model", "dist"},
+    "train": BASE | {"tokens", "model", "dist", "gpus"},
     "infer": BASE | {"tokens", "model", "export"},
     "export": BASE | {"tokens", "model"},
     "evals": BASE | {"tokens", "model", "infer", "dist"},
@@ -23,7 +23,8 @@ ALLOWED = {
     "cli": BASE | {"stages", "bake", "chat", "infer", "tokens", "report", "plan"},
     "bake": BASE | {"stages"},
     "stages": BASE,
-    "plan": BASE | {"model"},
+    "plan": BASE | {"gpus", "model"},
+    "gpus": BASE,
     "dist": BASE,
     "__main__": {"cli"},
     "__init__": set(),
@@ -65,7 +66,7 @@ def test_imports_follow_the_plan(path):
             assert name in allowed, f"{room} may not import {name}"
 
 
-@pytest.mark.parametrize("name", ["cli", "bake", "stages", "recipe", "rundir", "log", "errors", "jsonl"])
+@pytest.mark.parametrize("name", ["cli", "bake", "stages", "recipe", "rundir", "log", "errors", "jsonl", "gpus"])
 def test_the_base_never_imports_torch(name):
     assert not {"!torch", "!transformers", "!numpy", "!openai"} & {n for n, _ in imports(PACKAGE / f"{name}.py")}
 

@@ -10,7 +10,6 @@ Also the choice of device and precision, and the arithmetic rate that MFU is mea
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +26,10 @@ from torch.utils.checkpoint import checkpoint
 
 from chatbaker.dist import world
 from chatbaker.errors import ChatBakerError, missing_extra
+from chatbaker.gpus import figures, known
 from chatbaker.log import say
 from chatbaker.model.llama import Llama, init_weights
 from chatbaker.recipe import Parallel, Schedule
-
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
-"""Dense bf16 rate by name of the card, from the makers' data sheets."""
 
 
 def recomputed(forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -186,11 +183,9 @@ def whole(model: Llama) -> Llama | None:
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     """FLOP/s that MFU is a share of, and where the figure is from: a data sheet, or a matmul measured now."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for card, tflops in PEAK_TFLOPS.items():
-            if re.search(rf"\b{card}\b(?! Laptop| PCIe| NVL)", name):  # those are slower
-                return tflops * 1e12, f"{card} data sheet"
+    card = known(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if card:
+        return figures()["gpus"][card]["bf16_tflops"] * 1e12, f"{card} data sheet"
     a = torch.randn(2048, 2048, dtype=dtype, device=device)
     best = 0.0
     for _ in range(4):

@@ -17,6 +17,7 @@ from chatbaker.cli import _stage
 from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import dump, load, parse
 from chatbaker.rundir import RunDir
+from chatbaker.train import parallel
 from chatbaker.train.launch import launched
 
 STEPS = 20
@@ -207,6 +208,13 @@ def test_the_slurm_script_runs_the_same_command_on_every_machine(tmp_path):
         _stage("pretrain", "mini", [], "runs", str(tmp_path / "other.sh"))
     with pytest.raises(ChatBakerError, match="already there"):
         _stage("pretrain", arguments[0], arguments[1:], "runs", str(script))
+
+
+@pytest.mark.parametrize(("card", "share"), [("NVIDIA H100 80GB HBM3", 989e12), ("AMD Instinct MI300X", 1307e12)])
+def test_a_known_card_is_measured_against_its_data_sheet(monkeypatch, card, share):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: card)
+    peak, source = parallel.peak_flops(torch.device("cuda"), torch.bfloat16)
+    assert (peak, source.endswith("data sheet")) == (share, True)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):

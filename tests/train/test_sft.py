@@ -1,9 +1,7 @@
 """Tuning: the same loop on the base model's weights, resumed exactly, refused on another base."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
@@ -48,42 +46,22 @@ def test_a_recipe_of_another_shape_is_refused(small_recipe, based):
         execute(STAGES["sft"], other, based)
 
 
-def test_without_held_out_rows_it_goes_on_from_a_step_that_was_not_looked_at(small_recipe, based, monkeypatch):
-    from chatbaker.train import loop
-
+def test_without_held_out_rows_it_goes_on_from_a_step_that_was_not_looked_at(small_recipe, based, stop_at):
     data = small_recipe.model_dump(mode="json", exclude_none=True)
     data["sft"] |= {"validation": 0, "eval_every": 2, "checkpoint_every": 2}
-    plain, calls = loop.train_step, []
-
-    def stopped(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*args)
-
-    monkeypatch.setattr(loop, "train_step", stopped)
+    stop_at(2)
     with pytest.raises(ChatBakerError, match="stopped at step 2, saved"):
         execute(STAGES["sft"], parse(data, "x"), based)
     execute(STAGES["sft"], parse(data, "x"), based)
     assert based.path("sft", "model").is_dir()
 
 
-def test_stopped_and_resumed_it_is_bit_identical(small_recipe, based, monkeypatch):
-    from chatbaker.train import loop
-
+def test_stopped_and_resumed_it_is_bit_identical(small_recipe, based, stop_at):
     execute(STAGES["sft"], small_recipe, based)
     path = based.path("sft", "model", "model.safetensors")
     expected = load_file(path)
     shutil.rmtree(based.path("sft"))
-    plain, calls = loop.train_step, []
-
-    def stopped(*args):
-        calls.append(1)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*args)
-
-    monkeypatch.setattr(loop, "train_step", stopped)
+    stop_at(3)
     with pytest.raises(ChatBakerError, match="stopped at step 3, saved"):
         execute(STAGES["sft"], small_recipe, based)
     assert not path.exists()
