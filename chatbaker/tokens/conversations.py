@@ -30,12 +30,12 @@ TOO_LONG = "too long"
 
 
 def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
-    """Ids and loss mask of at most `longest` tokens, cut after a whole exchange; None where not even one fits."""
+    """Ids and loss mask of at most `longest` tokens, cut after a whole exchange; None where none to learn from fits."""
     turns = list(messages)
     while turns and turns[-1]["role"] == "assistant":
         ids, mask = encode(tokenizer, CHATML.segments(turns))
         if len(ids) <= longest:
-            return ids, mask
+            return (ids, mask) if any(mask) else None
         del turns[-2:]
     return None
 

@@ -24,6 +24,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END)
 ROLES = ("system", "user", "assistant")
 
 Message = dict[str, str]
+"""role and content; "weight": "0" where an answer is read and not trained on."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Template:
 def _chatml(messages: Sequence[Message], generate: bool = False) -> list[Segment]:
     segments = []
     for message in messages:
-        trained = message["role"] == "assistant"
+        trained = message["role"] == "assistant" and "weight" not in message
         segments += [Segment(IM_START, special=True), Segment(message["role"] + "\n")]
         segments += [Segment(message["content"], trained=trained), Segment(IM_END, special=True, trained=trained)]
         segments.append(Segment("\n"))
@@ -75,8 +76,9 @@ def _human_bot(messages: Sequence[Message], generate: bool = False) -> list[Segm
             segments.append(Segment(f"{space}<human>: {message['content']} <bot>:"))
             space = ""
         else:
-            segments.append(Segment(" " + message["content"], trained=True))
-            segments.append(Segment(END_OF_TEXT, special=True, trained=True))
+            trained = "weight" not in message
+            segments.append(Segment(" " + message["content"], trained=trained))
+            segments.append(Segment(END_OF_TEXT, special=True, trained=trained))
     return segments
 
 

@@ -160,7 +160,12 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
         return name, before + list(map(to_turn, record[question] + record[answer]))
     asked = [record.get(key) for key in dict.fromkeys([question, *NAMES["context"]])]
     user = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
-    return name, [*before, {"role": "user", "content": user}, {"role": "assistant", "content": record[answer]}]
+    history = record.get("history") or []
+    if not (isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)):
+        raise ChatBakerError("its history is not a list of [question, answer]", where)
+    talk = [*history, (user, record[answer])]
+    roles = ("user", "assistant")
+    return name, before + [{"role": role, "content": pair[i]} for pair in talk for i, role in enumerate(roles)]
 
 
 def to_turn(turn: Any) -> dict[str, Any]:
@@ -169,7 +174,8 @@ def to_turn(turn: Any) -> dict[str, Any]:
     role, text = (next((named[key] for key in NAMES[part] if key in named), None) for part in ("role", "content"))
     if isinstance(text, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in text):
         text = "\n".join(part["text"] for part in text)
-    return {"role": NAMES["roles"].get(str(role).lower(), role), "content": text}
+    loss = {"weight": "0"} if named.get("weight") == 0 else {}
+    return {"role": NAMES["roles"].get(str(role).lower(), role), "content": text} | loss
 
 
 def _best_path(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -196,12 +202,16 @@ def mend(turns: list[dict[str, Any]], where: str, counts: Counter[str]) -> list[
         if role == "assistant" and before in (None, "system"):
             counts["opening answers left out"] += 1
         elif kept and role == before and isinstance(text, str) and isinstance(kept[-1]["content"], str):
-            kept[-1] = turn | {"content": f"{kept[-1]['content']}\n{text}"}
+            kept[-1] = kept[-1] | turn | {"content": f"{kept[-1]['content']}\n{text}"}
             counts["turns joined to the one before"] += 1
         else:
             kept.append(turn)
     messages = clean_messages(kept, where) if kept else []
-    while messages and messages[-1]["role"] != "assistant":
+    for message, turn in zip(reversed(messages), reversed(kept), strict=False):  # an empty system prompt is gone
+        if turn["role"] == "assistant" and "weight" in turn:
+            message["weight"] = "0"
+            counts["answers without loss"] += 1
+    while messages and (messages[-1]["role"] != "assistant" or "weight" in messages[-1]):
         messages.pop()  # a question that nobody answered teaches nothing
     if not messages:
         raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)

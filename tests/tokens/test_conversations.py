@@ -82,6 +82,7 @@ def test_long_conversations_are_cut_after_a_whole_exchange(tokenizer):
     assert whole[: len(first)] == first
     assert any(mask)
     assert tokenize(tokenizer, TALK, 5) is None
+    assert tokenize(tokenizer, [TALK[0], TALK[1] | {"weight": "0"}, *TALK[2:]], len(whole) - 1) is None
     system = [{"role": "system", "content": "x"}, *TALK]
     assert tokenize(tokenizer, system, 12) is None
 

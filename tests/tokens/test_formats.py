@@ -10,6 +10,7 @@ import zstandard
 from chatbaker import jsonl, made
 from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import SftSource, parse
+from chatbaker.tokens.dialog import CHATML
 from chatbaker.tokens.formats import read
 
 TALK = [
@@ -63,6 +64,10 @@ GOLDEN = {
         [{"role": "user", "content": "번역해 줘.\n\nHello"}, {"role": "assistant", "content": "안녕하세요"}],
     ),
     "Alpaca without input": ([{"instruction": ASKED, "output": SAID, "url": "1"}], ONE),
+    "Alpaca with history": (
+        [{"instruction": TALK[2]["content"], "output": TALK[3]["content"], "history": [[ASKED, SAID]]}],
+        TALK,
+    ),
     "prompt/completion": ([{"prompt": ASKED, "completion": SAID}], ONE),
     "prompt/response": ([{"prompt": ASKED, "response": SAID}], ONE),
     "question/answer": (
@@ -221,6 +226,7 @@ BAD = [
     ({"instruction": "가", "output": ""}, "no assistant turn"),
     ({"instruction": "가", "output": 3}, "message 2: expected"),
     ({"text": "x", "replies": 5}, "its replies are not a tree"),
+    ({"instruction": "가", "output": "나", "history": [{"user": "다", "bot": "라"}]}, "its history is not a list of"),
 ]
 
 
@@ -251,6 +257,18 @@ def test_a_system_prompt_beside_the_turns_is_kept(write):
     talk = [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]
     rows = [{"system": "Be brief.", "messages": talk}, {"system": "Be brief.", "messages": [own, *talk]}]
     assert [messages[0]["content"] for _, messages in write(rows)] == ["Be brief.", "Be long."]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_trained_on(write, capsys):
+    without = TALK[1] | {"weight": 0}
+    ((_, messages),) = write([{"messages": [SYSTEM | {"content": ""}, TALK[0], without, *TALK[2:]]}])
+    assert messages == [TALK[0], TALK[1] | {"weight": "0"}, *TALK[2:]]
+    assert [part.text for part in CHATML.segments(messages) if part.trained] == [TALK[3]["content"], "<|im_end|>"]
+    assert "1 answers without loss" in capsys.readouterr().err
+    ((_, messages),) = write([{"messages": [*ONE, TALK[2], TALK[3] | {"weight": 0.0}]}])
+    assert messages == ONE
+    with pytest.raises(ChatBakerError, match="no assistant turn: nothing to learn"):
+        write([{"messages": [TALK[0], without]}])
 
 
 def test_a_prompt_and_its_completion_may_be_messages(write):
