@@ -176,7 +176,8 @@ def read_jsonl(
             if "\\u" in text:
                 json.dumps(record, ensure_ascii=False).encode()  # an escape can hide half a surrogate pair
         except UnicodeDecodeError as error:
-            on_bad(ChatBakerError(f"not UTF-8 (byte {error.start + 1} of the line)", f"{path}:{number}"))
+            hint = f"If it is CP949: iconv -f cp949 -t utf-8 {Path(path).name} > new.jsonl"
+            on_bad(ChatBakerError(f"not UTF-8 (byte {error.start + 1} of the line)", f"{path}:{number}", hint))
         except UnicodeEncodeError:
             on_bad(ChatBakerError("half a surrogate pair, which is not a character", f"{path}:{number}"))
         except (ValueError, RecursionError) as error:  # ValueError also for a number of thousands of digits

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -88,8 +89,11 @@ def digest(value: Any) -> str:
 
 def find_files(root: Path, pattern: str) -> list[Path]:
     """The files that a glob below `root` names, sorted; an absolute pattern stands for itself."""
-    found = glob.glob(str(Path(glob.escape(str(root)), pattern)), recursive=True)
-    return sorted(path for path in map(Path, found) if path.is_file())
+    for form in (pattern, unicodedata.normalize("NFC", pattern), unicodedata.normalize("NFD", pattern)):  # as Macs do
+        found = glob.glob(str(Path(glob.escape(str(root)), form)), recursive=True)
+        if files := sorted(path for path in map(Path, found) if path.is_file()):
+            return files
+    return []
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -118,8 +122,15 @@ class RunDir:
 
     @property
     def tuned(self) -> str:
-        """The stage that made the chat model: dpo where there is one, else sft."""
-        return "dpo" if self.path("dpo", "model").is_dir() else "sft"
+        """The stage that made the chat model: dpo where there is one, else sft. Raises where dpo is of an older sft."""
+        folder = self.path("dpo")
+        if not (folder / "model").is_dir():
+            return "sft"
+        before, after = self.stamp("sft"), self.stamp("dpo")
+        if before and after and after["started"] < before["ended"]:
+            hint = "Type chatbaker dpo RECIPE, or remove this folder to go back to sft"
+            raise ChatBakerError("made from an older sft/model than the one that is there", str(folder), hint)
+        return "dpo"
 
     def need(self, *parts: str, stage: str) -> Path:
         """A file or folder that an earlier stage makes; says which stage to run where it is missing."""

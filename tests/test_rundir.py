@@ -1,6 +1,12 @@
 """The run folder."""
 
-from chatbaker.rundir import RunDir
+import time
+import unicodedata
+
+import pytest
+
+from chatbaker.errors import ChatBakerError
+from chatbaker.rundir import RunDir, find_files
 
 
 def test_the_chat_model_is_that_of_the_last_tuning(tmp_path):
@@ -10,3 +16,17 @@ def test_the_chat_model_is_that_of_the_last_tuning(tmp_path):
     assert run.tuned == "sft"  # dpo is not done
     run.path("dpo", "model").mkdir()
     assert run.tuned == "dpo"
+    run.write_stamp("sft", 0)
+    run.write_stamp("dpo", time.time())
+    assert run.tuned == "dpo"
+    run.write_stamp("sft", 0)  # again
+    with pytest.raises(ChatBakerError, match=r"older sft/model.*chatbaker dpo RECIPE"):
+        print(run.tuned)
+
+
+def test_files_are_found_whichever_way_their_hangul_is_written(tmp_path):
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, f"한국어-{form}.jsonl")
+        (tmp_path / name).touch()
+        for other in ("NFC", "NFD"):
+            assert find_files(tmp_path, unicodedata.normalize(other, f"한*{form}.jsonl")) == [tmp_path / name]

@@ -29,15 +29,23 @@ Found = Iterator[tuple[str, Encoded | str]]  # each answer with its tokens, or w
 TOO_LONG = "too long"
 
 
-def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> Encoded | None:
-    """Ids and loss mask of at most `longest` tokens, cut after a whole exchange; None where none to learn from fits."""
-    turns = list(messages)
-    while turns and turns[-1]["role"] == "assistant":
-        ids, mask = encode(tokenizer, CHATML.segments(turns))
-        if len(ids) <= longest:
-            return (ids, mask) if any(mask) else None
-        del turns[-2:]
-    return None
+def tokenize(tokenizer: Tokenizer, messages: Sequence[Message], longest: int) -> tuple[Encoded | None, int]:
+    """Ids and loss mask of the whole exchanges that fit into `longest` tokens, and how many messages those are.
+
+    None where there is nothing to learn in them.
+    """
+    ids: list[int] = []
+    mask: list[bool] = []
+    fit = 0
+    for end, message in enumerate(messages, 1):
+        if message["role"] == "assistant":
+            more, its = encode(tokenizer, CHATML.segments(messages[fit:end]))
+            if len(ids) + len(more) > longest:
+                break
+            ids += more
+            mask += its
+            fit = end
+    return (ids, mask) if any(mask) else None, fit
 
 
 def pack(conversations: Sequence[Encoded], seq_len: int, padding: int) -> Batch:
@@ -69,8 +77,13 @@ def load(recipe: Recipe, tokenizer: Tokenizer) -> Loaded:
     """The conversations of the stage `sft`."""
 
     def encoded(source: SftSource) -> Found:
+        cut = 0
         for _, messages in read(source, Path(recipe.data_root), recipe.seed):
-            yield messages[-1]["content"], tokenize(tokenizer, messages, recipe.model.seq_len) or TOO_LONG
+            tokens, fit = tokenize(tokenizer, messages, recipe.model.seq_len)
+            cut += tokens is not None and fit < len(messages)
+            yield messages[-1]["content"], tokens or TOO_LONG
+        if cut:
+            say(f"sft: {source.path}: {cut:,} conversations cut to the context of {recipe.model.seq_len} tokens")
 
     return gather("sft", "conversation", encoded, recipe, tokenizer)
 
@@ -122,23 +135,27 @@ def need_sources(sources: Sequence[SftSource], stage: str, thing: str) -> None:
 
 
 def show(recipe: Recipe, run: RunDir, count: int) -> None:
-    """Print `count` conversations with trained tokens in green and the rest dimmed."""
+    """Print `count` conversations with trained tokens in green, or in [[ ]] where there are no colours."""
     from rich.console import Console
     from rich.text import Text
 
     need_sources(recipe.sft.sources, "sft", "conversation")
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
     console, root = Console(), Path(recipe.data_root)
+    plain = console.no_color or not console.color_system  # a file, a pipe
     sources = [read(source, root, recipe.seed) for source in recipe.sft.sources]
     rows = filter(None, chain.from_iterable(zip_longest(*sources)))  # a conversation of each source in turn
     for where, messages in islice(rows, count):
-        encoded = tokenize(tokenizer, messages, recipe.model.seq_len)
+        encoded, fit = tokenize(tokenizer, messages, recipe.model.seq_len)
         if encoded is None:
-            console.print(f"{where}: longer than the context of {recipe.model.seq_len}, left out", style="yellow")
+            console.print(Text(f"{where}: longer than the context of {recipe.model.seq_len}, left out", style="yellow"))
             continue
         text = Text()
         for trained, pairs in groupby(zip(*encoded, strict=True), key=itemgetter(1)):
             piece = tokenizer.decode([i for i, _ in pairs], skip_special_tokens=False)
-            text.append(piece, style="green" if trained else "dim")
-        console.rule(f"{where}: {sum(encoded[1])} of {len(encoded[0])} tokens trained (green)")
+            text.append(f"[[{piece}]]" if trained and plain else piece, style="green" if trained else "dim")
+        cut = f"; cut after {fit} of {len(messages)} messages" if fit < len(messages) else ""
+        head = f"{where}: {sum(encoded[1])} of {len(encoded[0])} tokens trained ({'in [[ ]]' if plain else 'green'})"
+        console.rule()
+        console.print(Text(head + cut))  # not in the rule, which would cut it
         console.print(text)

@@ -102,7 +102,10 @@ def detect(jinja: str | None, special_tokens: Iterable[str]) -> Template:
 
 
 def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
-    """The messages in NFC, outer whitespace stripped. Raises ChatBakerError naming one whose role or order is wrong."""
+    """The messages in NFC, with line feeds alone, outer whitespace stripped.
+
+    Raises ChatBakerError naming one whose role or order is wrong.
+    """
 
     def fail(index: int, what: str) -> ChatBakerError:
         return ChatBakerError(f"message {index + 1}: {what}", where)
@@ -116,7 +119,7 @@ def clean_messages(messages: Any, where: str | None = None) -> list[Message]:
         role = message.get("role")
         if role not in ROLES:
             raise fail(i, f"unknown role {role!r}; use one of {', '.join(ROLES)}")
-        content = unicodedata.normalize("NFC", message["content"]).strip()
+        content = unicodedata.normalize("NFC", message["content"].replace("\r\n", "\n").replace("\r", "\n")).strip()
         if not content.isascii() and any("\ud800" <= char <= "\udfff" for char in content):
             raise fail(i, "bytes that are not UTF-8 text")
         previous = cleaned[-1]["role"] if cleaned else None

@@ -13,7 +13,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from chatbaker.rundir import find_files, read_json
 from chatbaker.tokens.dialog import Message, clean_messages
 
 NAMES = read_json(Path(__file__).with_name("formats.json"))
+STORED = "JSON lines hold one object a line; save an array as .json and a table as .csv, in UTF-8"
 READY = "ready_for_export"  # a tree of OpenAssistant that is neither rejected nor half done
 Records = Iterator[tuple[int, dict[str, Any]]]  # by the number of the line, or of the record where there are no lines
 # What `recognise` and `mend` are to conversations.
@@ -79,14 +82,21 @@ def _files(source: SftSource, data_root: Path, stage: str) -> list[str]:
     else:
         files = [str(file) for file in find_files(data_root, path)]
     if not files:
-        raise ChatBakerError(f"no file matches {path!r}", str(data_root), "Type data_root=FOLDER after the recipe")
+        hint = "Type data_root=FOLDER after the recipe"
+        if (data_root / path).is_dir():
+            hint = f"That is a folder: write {path.rstrip('/')}/*"
+        elif "[" in path:
+            hint += "; a [ that is part of a name is written [[]"
+        raise ChatBakerError(f"no file matches {path!r}", str(data_root), hint)
     return files
 
 
 def _refuse(strict: bool, counts: Counter[str], error: ChatBakerError) -> None:
     if strict:
         hint = "Write strict = false in the source to leave such records out and count them"
-        raise ChatBakerError(error.what, error.where, error.hint or hint)
+        if error.hint:  # before anything was read, the file itself is in doubt
+            hint = f"{error.hint}. {hint}" if counts else error.hint
+        raise ChatBakerError(error.what, error.where, hint)
     reason = "skipped: " + re.sub(r"^message \d+: |[;(].*", "", error.what).strip()
     if not counts[reason]:
         say(f"skipped, and others like it counted: {error}")
@@ -107,19 +117,44 @@ def _records(file: str, limit: int | None, seed: int, on_bad: jsonl.OnBad) -> Re
 
             batches = parquet.ParquetFile(io.BytesIO(data)).iter_batches(256)
             rows = (row for batch in batches for row in batch.to_pylist())
-        elif kind == ".csv" or array:
-            text = jsonl.decode(data)
-            csv.field_size_limit(jsonl.LARGEST)
-            rows = json.loads(text) if array else csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        elif array:
+            rows = json.loads(jsonl.decode(data))
+        elif kind == ".csv":
+            yield from _csv(jsonl.decode(data), file, on_bad)
+            return
         else:
-            yield from jsonl.read_jsonl(file, on_bad)
+            yield from jsonl.read_jsonl(file, lambda error: on_bad(_stored(error)))
             return
         for number, row in enumerate(rows, 1):
             yield number, row if isinstance(row, dict) else {}
     except ModuleNotFoundError:
         raise missing_extra("pyarrow", "clean") from None
-    except (ValueError, RuntimeError, OSError, csv.Error) as error:
-        on_bad(ChatBakerError(f"damaged, or not {kind[1:]}: {error}", f"{file}:{number + 1}" if number else file))
+    except (ValueError, RuntimeError, OSError) as error:
+        problem = "neither UTF-8 nor CP949" if isinstance(error, UnicodeDecodeError) else error
+        place = f"{file}:{number + 1}" if number else file
+        on_bad(ChatBakerError(f"damaged, or not {kind[1:]}: {problem}", place, STORED))
+
+
+def _stored(error: ChatBakerError) -> ChatBakerError:
+    return ChatBakerError(error.what, error.where, error.hint or STORED)
+
+
+def _csv(text: str, file: str, on_bad: jsonl.OnBad) -> Records:
+    """The rows below the first, which names their columns."""
+    csv.field_size_limit(jsonl.LARGEST)
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    for number in count(1):
+        fault = "more cells than the header"
+        try:
+            row = next(rows)
+            if None not in row:
+                yield number, row
+                continue
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"damaged, or not csv: {error}"
+        on_bad(ChatBakerError(fault, f"{file}:{number}"))
 
 
 def _trees(records: Records, file: str, on_bad: jsonl.OnBad) -> Records:
@@ -143,27 +178,43 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
     system = next((record[key] for key in NAMES["system"] if record.get(key)), "")
     before = [{"role": "system", "content": system}] if system else []
     for key, name in NAMES["turns"].items():
-        if isinstance(record.get(key), list):
-            turns = list(map(to_turn, record[key]))
+        turns = record.get(key)
+        if isinstance(turns, str):  # a cell of a table
+            with suppress(ValueError):
+                turns = json.loads(turns)
+        if isinstance(turns, list):
+            turns = list(map(to_turn, turns))
             return name, turns if any(turn["role"] == "system" for turn in turns) else before + turns
     if "replies" in record:
         try:
             return "OpenAssistant", list(map(to_turn, _best_path(record)))
         except (AttributeError, TypeError):
             raise ChatBakerError("its replies are not a tree", where) from None
-    question, answer = (next((key for key in NAMES[part] if key in record), None) for part in ("question", "answer"))
+    first = sorted(NAMES["question"], key=lambda key: not record.get(key))  # those that say something come first
+    question, answer = (next((key for key in keys if key in record), None) for keys in (first, NAMES["answer"]))
     if question is None or answer is None:
         keys = ", ".join(map(str, record)) or "none"
         raise UnknownFormat(f"no known format (the keys are: {keys})", where, f"Known: {NAMES['known']}")
     name = "Alpaca" if question == "instruction" else f"{question}/{answer}"
-    if isinstance(record[question], list) and isinstance(record[answer], list):  # both are messages
-        return name, before + list(map(to_turn, record[question] + record[answer]))
-    asked = [record.get(key) for key in dict.fromkeys([question, *NAMES["context"]])]
-    user = "\n\n".join(part for part in asked if isinstance(part, str) and part.strip())
+    said = to_turn({"role": "assistant", "content": record[answer]})
+    if isinstance(record[question], list):  # of messages
+        answers = list(map(to_turn, record[answer])) if isinstance(record[answer], list) else [said]
+        return name, before + list(map(to_turn, record[question])) + answers
+    if answer == "A" and "B" in record:
+        raise ChatBakerError("A and B are choices: which is right, and what to say, is not known", where)
+    asked = {key: record.get(key) for key in dict.fromkeys([question, *NAMES["context"]])}
+    for key, text in asked.items():
+        if not isinstance(text, str | None):
+            raise ChatBakerError(f"its {key} is not text", where)
+    for other in NAMES["question"]:
+        text, own = record.get(other), record[question]
+        if text and isinstance(text, str) and other not in asked and text not in own and own not in text:
+            raise ChatBakerError(f"it has two questions, {question} and {other}", where, "Leave one out, or join them")
+    user = "\n\n".join(text for text in asked.values() if text and text.strip())
     history = record.get("history") or []
     if not (isinstance(history, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in history)):
         raise ChatBakerError("its history is not a list of [question, answer]", where)
-    talk = [*history, (user, record[answer])]
+    talk = [*history, (user, said["content"])]
     roles = ("user", "assistant")
     return name, before + [{"role": role, "content": pair[i]} for pair in talk for i, role in enumerate(roles)]
 
@@ -174,7 +225,7 @@ def to_turn(turn: Any) -> dict[str, Any]:
     role, text = (next((named[key] for key in NAMES[part] if key in named), None) for part in ("role", "content"))
     if isinstance(text, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in text):
         text = "\n".join(part["text"] for part in text)
-    loss = {"weight": "0"} if named.get("weight") == 0 else {}
+    loss = {"weight": named["weight"]} if named.get("weight", 1) not in (None, 1) else {}
     return {"role": NAMES["roles"].get(str(role).lower(), role), "content": text} | loss
 
 
@@ -202,18 +253,23 @@ def mend(turns: list[dict[str, Any]], where: str, counts: Counter[str]) -> list[
         if role == "assistant" and before in (None, "system"):
             counts["opening answers left out"] += 1
         elif kept and role == before and isinstance(text, str) and isinstance(kept[-1]["content"], str):
-            kept[-1] = kept[-1] | turn | {"content": f"{kept[-1]['content']}\n{text}"}
+            if role == "assistant" and turn.get("weight") != kept[-1].get("weight"):
+                raise ChatBakerError("two answers in a row, one of them of weight 0", where)
+            kept[-1] = turn | {"content": f"{kept[-1]['content']}\n{text}"}
             counts["turns joined to the one before"] += 1
         else:
             kept.append(turn)
     messages = clean_messages(kept, where) if kept else []
     for message, turn in zip(reversed(messages), reversed(kept), strict=False):  # an empty system prompt is gone
         if turn["role"] == "assistant" and "weight" in turn:
+            if turn["weight"] != 0:
+                raise ChatBakerError(f"weight {turn['weight']!r} is neither 0 nor 1", where)
             message["weight"] = "0"
             counts["answers without loss"] += 1
     while messages and (messages[-1]["role"] != "assistant" or "weight" in messages[-1]):
         messages.pop()  # a question that nobody answered teaches nothing
     if not messages:
-        raise ChatBakerError("no assistant turn: nothing to learn, and nothing that ends", where)
+        least = "assistant turn of weight 1" if any("weight" in turn for turn in kept) else "assistant turn"
+        raise ChatBakerError(f"no {least}: nothing to learn, and nothing that ends", where)
     counts["turns"] += len(messages)
     return messages

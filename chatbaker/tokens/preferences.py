@@ -42,7 +42,10 @@ def recognise_pair(record: dict[str, Any], where: str) -> tuple[str, Sides]:
     if not record.keys() >= set(SIDES):
         keys = ", ".join(map(str, record)) or "none"
         raise UnknownFormat(f"no known format (the keys are: {keys})", where, "Known: prompt, chosen, rejected")
-    names, sides = zip(*(_side(record, record[key], where) for key in SIDES), strict=True)
+    try:
+        names, sides = zip(*(_side(record, record[key], where) for key in SIDES), strict=True)
+    except UnknownFormat as error:
+        raise UnknownFormat(f"no question (the keys are: {', '.join(map(str, record))})", where, error.hint) from None
     return names[0], list(sides)
 
 
@@ -54,11 +57,13 @@ def _side(record: dict[str, Any], side: Any, where: str) -> tuple[str, list[dict
         spoken = zip(parts[::2], parts[1::2], strict=True)
         return "HH-RLHF", [to_turn({"role": who, "content": text}) for who, text in spoken]
     answer = {"role": "assistant", "content": side}
-    turns = [answer] if isinstance(side, str) else list(map(to_turn, side if isinstance(side, list) else [side]))
+    said = [answer] if isinstance(side, str) else side if isinstance(side, list) else [side]
+    turns, system = list(map(to_turn, said)), {key: record[key] for key in NAMES["system"] if key in record}
     if turns and turns[0]["role"] != "assistant":
-        return "conversations", turns
+        return "conversations", recognise(system | {"messages": said}, where)[1]
     asked = {key: record[key] for key in record.keys() - ({*SIDES, *NAMES["turns"]} if prompt else {*SIDES})}
-    name, before = recognise({"messages": prompt} if isinstance(prompt, list) else asked | {"output": ""}, where)
+    begun = system | {"messages": prompt} if isinstance(prompt, list) else asked | {"output": ""}
+    name, before = recognise(begun, where)
     if before and before[-1] == {"role": "assistant", "content": ""}:  # the place of the answer
         del before[-1]
     if before and before[-1]["role"] != "user":

@@ -1,5 +1,7 @@
 """Conversations to rows: packed without leaks, trained where they should be, refused where they would do harm."""
 
+import json
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -14,7 +16,7 @@ from chatbaker.recipe import parse
 from chatbaker.tokens import conversations
 from chatbaker.tokens.bpe import load_tokenizer
 from chatbaker.tokens.conversations import load, pack, show, tokenize
-from chatbaker.tokens.dialog import IM_END
+from chatbaker.tokens.dialog import CHATML, IM_END, encode
 from chatbaker.tokens.loader import IGNORE
 from chatbaker.tokens.mixture import mix_hash
 
@@ -33,7 +35,7 @@ def tokenizer(packed):
 
 def encoded(tokenizer, lengths=(1, 5, 2, 9, 3, 1, 7)):
     talks = [[TALK[0], {"role": "assistant", "content": "네 " * n}] for n in lengths]
-    return [tokenize(tokenizer, talk, 64) for talk in talks]
+    return [tokenize(tokenizer, talk, 64)[0] for talk in talks]
 
 
 def test_rows_hold_every_conversation_once_and_whole(tokenizer):
@@ -51,7 +53,7 @@ def test_rows_hold_every_conversation_once_and_whole(tokenizer):
 
 
 def test_targets_are_assistant_tokens_and_their_end(tokenizer):
-    ids, mask = tokenize(tokenizer, TALK, 64)
+    (ids, mask), _ = tokenize(tokenizer, TALK, 64)
     batch = pack([(ids, mask)], 64, padding=0)
     trained = batch.targets[0][batch.targets[0] != IGNORE].tolist()
     assert tokenizer.decode(trained, skip_special_tokens=False) == "안녕하세요! 👋<|im_end|>4<|im_end|>"
@@ -76,15 +78,20 @@ def test_packed_loss_equals_unpacked_loss(tokenizer):
 
 
 def test_long_conversations_are_cut_after_a_whole_exchange(tokenizer):
-    whole, _ = tokenize(tokenizer, TALK, 999)
-    first, mask = tokenize(tokenizer, TALK, len(whole) - 1)
-    assert first == tokenize(tokenizer, TALK[:2], 999)[0]
+    (whole, every), fit = tokenize(tokenizer, TALK, 999)
+    assert (whole, every) == encode(tokenizer, CHATML.segments(TALK))
+    assert fit == len(TALK)
+    (first, mask), fit = tokenize(tokenizer, TALK, len(whole) - 1)
+    assert first == tokenize(tokenizer, TALK[:2], 999)[0][0]
+    assert fit == 2
     assert whole[: len(first)] == first
     assert any(mask)
-    assert tokenize(tokenizer, TALK, 5) is None
-    assert tokenize(tokenizer, [TALK[0], TALK[1] | {"weight": "0"}, *TALK[2:]], len(whole) - 1) is None
+    assert tokenize(tokenizer, TALK, 5) == (None, 0)
+    without = [TALK[0], TALK[1] | {"weight": "0"}, *TALK[2:]]
+    assert tokenize(tokenizer, without, len(whole) - 1) == (None, 2)  # what fits teaches nothing
+    assert tokenize(tokenizer, without, len(whole))[0][0] == whole
     system = [{"role": "system", "content": "x"}, *TALK]
-    assert tokenize(tokenizer, system, 12) is None
+    assert tokenize(tokenizer, system, 12) == (None, 0)
 
 
 def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokenizer):
@@ -106,9 +113,24 @@ def test_load_holds_out_by_language_and_names_missing_files(small_recipe, tokeni
 def test_show_mask_prints_what_is_trained(small_recipe, packed, capsys):
     show(small_recipe, packed, 4)
     out = capsys.readouterr().out
-    assert out.count("tokens trained (green)") + out.count("left out") == 4
+    assert out.count("tokens trained (in [[ ]])") + out.count("left out") == 4  # this is no terminal
     assert "<|im_start|>user" in out
-    assert IM_END in out
+    assert f"{IM_END}]]\n" in out
+
+
+def test_show_mask_takes_any_name_and_says_what_is_cut(small_recipe, packed, tmp_path, capsys):
+    texts = ["가 [/b]", "나", "다", "라 " * 99]
+    talk = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, texts, strict=True)]
+    (tmp_path / "말[ko].jsonl").write_text(json.dumps({"messages": talk}), encoding="utf-8")
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["sft"] |= {"validation": 0, "sources": [{"path": unicodedata.normalize("NFD", "말[[]ko].jsonl")}]}
+    recipe = parse(data | {"data_root": str(tmp_path)}, "x")
+    show(recipe, packed, 1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "말[ko].jsonl:1:" in shown
+    assert "cut after 2 of 4 messages" in shown
+    load(recipe, load_tokenizer(packed.path("tokenizer")))
+    assert "1 conversations cut to the context of 64 tokens" in capsys.readouterr().err
 
 
 def test_the_first_conversation_of_every_source_is_shown_in_turn(small_recipe, packed, capsys):

@@ -65,6 +65,7 @@ def test_published_format_closes_answers_with_the_end_token():
 def test_messages_are_brought_to_nfc_and_stripped():
     nfd = "\u1112\u1161\u11ab\u1100\u1173\u11af"
     assert clean_messages([{"role": "user", "content": f" {nfd}\n"}]) == [{"role": "user", "content": "한글"}]
+    assert clean_messages([{"role": "user", "content": "가\r\n나\r다"}])[0]["content"] == "가\n나\n다"
     assert clean_messages([{"role": "system", "content": " "}, *TALK[1:2]]) == TALK[1:2]
 
 

@@ -60,7 +60,14 @@ GOLDEN = {
     "ShareGPT, of the arena": ([{"conversation_id": "1", "conversation": TALK}], TALK),
     "Alpaca": ([{"instruction": ASKED, "input": "", "output": SAID}], ONE),
     "Alpaca with input": (
-        [{"instruction": "번역해 줘.", "input": "Hello", "output": "안녕하세요", "prompt": "the whole of it"}],
+        [
+            {
+                "instruction": "번역해 줘.",
+                "input": "Hello",
+                "output": "안녕하세요",
+                "prompt": "지시: 번역해 줘.\n\nHello",
+            }
+        ],
         [{"role": "user", "content": "번역해 줘.\n\nHello"}, {"role": "assistant", "content": "안녕하세요"}],
     ),
     "Alpaca without input": ([{"instruction": ASKED, "output": SAID, "url": "1"}], ONE),
@@ -225,6 +232,16 @@ BAD = [
     ({"conversations": None}, r"no known format \(the keys are: conversations\)"),
     ({"instruction": "가", "output": ""}, "no assistant turn"),
     ({"instruction": "가", "output": 3}, "message 2: expected"),
+    ({"instruction": "두 배로", "input": 21, "output": "42"}, "its input is not text"),
+    ({"question": "가?", "context": {"title": ["나"]}, "answer": "다"}, "its context is not text"),
+    (
+        {"instruction": "답하시오.", "question": "인구는?", "answer": "천만"},
+        "it has two questions, instruction and question",
+    ),
+    ({"question": "수도는?", "A": "부산", "B": "서울", "gold": "B"}, "A and B are choices"),
+    ({"messages": [ONE[0], ONE[1] | {"weight": 0}, ONE[1]]}, "two answers in a row, one of them of weight 0"),
+    ({"messages": [ONE[0], ONE[1] | {"weight": 0.5}]}, "weight 0.5 is neither 0 nor 1"),
+    ({"messages": [ONE[0], ONE[1] | {"weight": 0}]}, "no assistant turn of weight 1"),
     ({"text": "x", "replies": 5}, "its replies are not a tree"),
     ({"instruction": "가", "output": "나", "history": [{"user": "다", "bot": "라"}]}, "its history is not a list of"),
 ]
@@ -259,6 +276,20 @@ def test_a_system_prompt_beside_the_turns_is_kept(write):
     assert [messages[0]["content"] for _, messages in write(rows)] == ["Be brief.", "Be long."]
 
 
+def test_a_csv_file_is_read_on_after_bad_rows(write, capsys):
+    rows = b'prompt,completion\n"a"b,x\nc,d\ne,f,g\nh,"i\nj"\n'
+    found = write(rows, "a.csv", strict=False)
+    assert [(where[-1], messages[1]["content"]) for where, messages in found] == [("2", "d"), ("4", "i\nj")]
+    assert "1 skipped: damaged, or not csv" in (report := capsys.readouterr().err)
+    assert "1 skipped: more cells than the header" in report
+
+
+def test_turns_may_be_json_in_a_cell(write):
+    cell = json.dumps(TALK, ensure_ascii=False).replace('"', '""')
+    ((_, messages),) = write(f'id,messages\n1,"{cell}"\n'.encode(), "a.csv")
+    assert messages == TALK
+
+
 def test_an_answer_of_weight_0_is_read_and_not_trained_on(write, capsys):
     without = TALK[1] | {"weight": 0}
     ((_, messages),) = write([{"messages": [SYSTEM | {"content": ""}, TALK[0], without, *TALK[2:]]}])
@@ -267,14 +298,12 @@ def test_an_answer_of_weight_0_is_read_and_not_trained_on(write, capsys):
     assert "1 answers without loss" in capsys.readouterr().err
     ((_, messages),) = write([{"messages": [*ONE, TALK[2], TALK[3] | {"weight": 0.0}]}])
     assert messages == ONE
-    with pytest.raises(ChatBakerError, match="no assistant turn: nothing to learn"):
-        write([{"messages": [TALK[0], without]}])
 
 
 def test_a_prompt_and_its_completion_may_be_messages(write):
     row = {"prompt": [{"role": "user", "content": "가"}], "completion": [{"role": "assistant", "content": "나"}]}
-    ((_, messages),) = write([row])
-    assert [turn["role"] for turn in messages] == ["user", "assistant"]
+    ((_, messages), (_, same)) = write([row, row | {"completion": "나"}])
+    assert messages == same == [*row["prompt"], *row["completion"]]
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -294,7 +323,9 @@ def test_an_unknown_format_names_its_keys_and_the_known_ones(write, strict):
         ("a.csv", b"\xff\xff\xff", r"a\.csv: damaged, or not csv"),
         ("a.csv", b'prompt,completion\nx,y\n"x,y', r"a\.csv:2: damaged, or not csv"),
         ("a.parquet", b"PAR1", r"a\.parquet: damaged, or not parquet"),
-        ("a.jsonl", b"\xb0\xa1\n", r"a\.jsonl:1: not UTF-8"),
+        ("a.jsonl", b"\xb0\xa1\n", r"a\.jsonl:1: not UTF-8.*iconv -f cp949 -t utf-8 a\.jsonl"),
+        ("a.tsv", b"prompt\tcompletion\n", r"a\.tsv:1: not JSON.*save an array as \.json and a table as \.csv"),
+        ("a.csv", b"prompt,completion\nx,y, z\n", r"a\.csv:1: more cells than the header"),
         ("a.jsonl.gz", gzip.compress(lines([GOOD] * 99))[:-9], r"a\.jsonl\.gz:\d+: the gzip data is cut short"),
     ],
 )

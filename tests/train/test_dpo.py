@@ -100,6 +100,13 @@ def test_every_format_gives_the_same_rows(wide, tokenizer, tmp_path, name):
     assert rows.docs.max() == 2
 
 
+@pytest.mark.parametrize("name", ["strings", "prompt of messages", "UltraFeedback", "ShareGPT"])
+def test_a_system_prompt_beside_a_pair_is_kept(wide, tokenizer, tmp_path, name):
+    rows, _, _ = load_pairs(preferring(wide, tmp_path, [FORMATS[name] | {"system": "짧게."}]), tokenizer)
+    text = tokenizer.decode(rows.ids[0], skip_special_tokens=False)
+    assert text.count("<|im_start|>system\n짧게.<|im_end|>\n<|im_start|>user") == 2
+
+
 def test_several_pairs_share_a_row_and_a_tokens_target_stays_in_its_document(wide, tokenizer, tmp_path):
     rows, _, _ = load_pairs(preferring(wide, tmp_path, pairs()), tokenizer)
     assert len(rows.ids) < 40
