@@ -100,6 +100,7 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
@@ -114,7 +115,8 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
             raise ChatBakerError(f"{machine.size} machines, but {error} is not set", hint=hint) from None
     if machine.rank == 0:
         note.unlink(missing_ok=True)
-    config = LaunchConfig(
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "170")  # seconds between SIGTERM and SIGKILL, to save in
+    config = LaunchConfig(  # which reads it
         machine.size,
         machine.size,
         count,
@@ -124,7 +126,6 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
         max_restarts=restarts,
     )
     failed = ""
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "170")  # seconds between SIGTERM and SIGKILL, to save in
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # or a new start meets the addresses of the lost processes
     try:
@@ -134,6 +135,8 @@ def launch(command: list[str], count: int, restarts: int, note: Path) -> None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         failed = f"process {rank} ended with {failure.exitcode}; new starts: {restarts}"
+    except RendezvousError as error:
+        failed = f"the {machine.size} machines did not meet at {place} ({str(error) or type(error).__name__})"
     if note.exists():  # left by the last start, whose processes then end well at once
         raise ChatBakerError(*read_json(note))
     if failed:

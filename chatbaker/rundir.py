@@ -6,6 +6,7 @@ inputs, the code version, start and end. `bake` skips a stage whose stamp is fre
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -44,7 +45,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 def disk_error(error: OSError, path: Path) -> ChatBakerError:
     """An OSError in words; a full disk says how to go on."""
-    if error.errno == 28:
+    if error.errno == errno.ENOSPC:
         return ChatBakerError("the disk is full", str(path), "Free some space and type the same command again")
     return ChatBakerError(error.strerror or str(error), str(path))
 
@@ -165,7 +166,9 @@ class RunDir:
         with file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not for children, who may outlive this process
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system that knows no locks, say
+                    raise disk_error(error, self.path(".lock")) from error
                 what, hint = "another chatbaker process is at work in this run", "Wait for it, or use name=OTHER"
                 raise ChatBakerError(what, str(self.root), hint) from None
             yield

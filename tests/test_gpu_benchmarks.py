@@ -49,7 +49,7 @@ def bench(monkeypatch, capsys):
 def check_speeds(found):
     for row in found["rows"]:
         assert row["min"] <= row["tokens_per_second"] <= row["max"]
-        expected = row["tokens_per_second"] * found["flops_per_token"] / found["peak_flops"]
+        expected = row["tokens_per_second"] * row["flops_per_token"] / found["peak_flops"]
         assert row["mfu"] == pytest.approx(expected)
 
 
@@ -84,6 +84,7 @@ def test_packed_sft_counts_no_padding(bench):
     found = bench("sft", *QUICK)
     check_speeds(found)
     plain, packed = found["rows"]
+    assert packed["flops_per_token"] < plain["flops_per_token"] == found["flops_per_token"]  # half needs no logits
     assert found["of_pretraining"] == pytest.approx(packed["tokens_per_second"] / plain["tokens_per_second"])
     assert 0.7 < found["rows_filled"] < 1
 

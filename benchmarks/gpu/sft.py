@@ -13,6 +13,7 @@ from typing import Any
 
 from training import Windows, device_here, formula, measure, options, ours, reference, run, show, speed
 
+from chatbaker.model.sizes import flops_per_token
 from chatbaker.recipe import Model, Schedule
 
 
@@ -51,14 +52,15 @@ def main(argv: list[str] | None = None) -> None:
     schedule, device = Schedule(micro_batch=micro, compile=not args.tiny), device_here()
     packed, mfu = conversations(model, vocab, 4 * rows), formula(model, vocab, device)
     full, sizes = float((packed.docs > 0).mean()), rows * model.seq_len
-    jobs = {  # what is counted of a step's tokens, and the batches
-        "pretraining": (sizes, Windows(model, vocab, rows)),
-        "packed SFT": (sizes * full, SftData(packed, rows, 0, "")),
+    trained = flops_per_token(model, round(vocab * packed.trained / packed.targets.size))  # the others need no head
+    jobs = {  # what is counted of a step's tokens, the work that one is, and the batches
+        "pretraining": (sizes, mfu["flops_per_token"], Windows(model, vocab, rows)),
+        "packed SFT": (sizes * full, trained, SftData(packed, rows, 0, "")),
     }
     table = []
-    for name, (tokens, data) in jobs.items():
+    for name, (tokens, flops, data) in jobs.items():
         found = measure(partial(ours, model, vocab, schedule, device, data), args.rounds, args.steps, device)
-        table.append(speed(name, tokens, found, mfu["flops_per_token"], mfu["peak_flops"]))
+        table.append(speed(name, tokens, found, flops, mfu["peak_flops"]))
     share = table[1]["tokens_per_second"] / table[0]["tokens_per_second"]
     more = {"micro_batch": micro, "accumulate": accumulate, "rows_filled": full, "of_pretraining": share}
     show(args, device, table, **more, **mfu)

@@ -249,7 +249,7 @@ def speed(name: str, tokens: float, found: list[float], flops: float, peak: floa
     rates = [tokens / one for one in found]
     middle = statistics.median(rates)
     row = {"contender": name, "tokens_per_second": middle, "min": min(rates), "max": max(rates)}
-    return row | {"mfu": middle * flops / peak}
+    return row | {"flops_per_token": flops, "mfu": middle * flops / peak}
 
 
 def formula(model: Model, vocab: int, device: torch.device) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 def document_starts(docs_BT: Tensor) -> Tensor:
     """Where each document starts among all B * T tokens, and B * T behind it: int32 [documents + 1].
 
-    Counting them waits for the GPU once a micro-batch, before its first block, when there is little to wait for.
+    Counting them waits for the GPU, once a micro-batch.
     """
     first_BT = torch.ones_like(docs_BT, dtype=torch.bool)
     first_BT[:, 1:] = docs_BT[:, 1:] != docs_BT[:, :-1]

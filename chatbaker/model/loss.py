@@ -84,7 +84,7 @@ class _SlicedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         grad_weight = grad_weight * grads[0] if grad_weight is not None else None
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight, None, None, None
+        return grad_hidden * grads[0], grad_weight, None, None, None
 
 
 def cross_entropy_sum(

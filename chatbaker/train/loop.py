@@ -3,7 +3,7 @@
 A step: gather the global batch of step s, run it in micro-batches, divide the summed loss by the count of valid
 tokens, clip, look for faults, set the rate, step. Every process takes its share of each batch; what any of them decides
 is decided by all. Checkpoints come before evaluation, so a crash in looking costs little. All state is (weights,
-optimizer, step, the watch over faults): the resumed run is bit-identical to one that was never stopped.
+optimizer, step, the watch over faults): on a CPU the resumed run is bit-identical to one that was never stopped.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ def train_step(
             if name == "loss":
                 mean.backward()
             totals[name] = totals.get(name, 0.0) + mean.detach()
-    means, norm = {name: float(add_up(total)) for name, total in totals.items()}, clip(parameters, schedule.clip)
+    norm = clip(parameters, schedule.clip)
+    means = {name: float(add_up(total)) for name, total in totals.items()}
     fault = watch(means["loss"], norm) if watch else None
     set_rate(optimizers, share)
     for optimizer in optimizers:

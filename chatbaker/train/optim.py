@@ -4,7 +4,7 @@
 everything else to AdamW; `adamw` gives all to AdamW. Norms and vectors are never decayed.
 
 Where the matrices are spread over processes, each is put together on one process, orthogonalized there as in a single
-process, and its rows handed back: the processes of a group take turns, so that all of them work at the same time.
+process, and its rows handed back: every process of a group has a matrix of its own, and all work at the same time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
+from chatbaker.dist import add_up, world
 from chatbaker.recipe import Schedule
 
 
@@ -43,7 +44,9 @@ class ShardedMuon(Muon):
             state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
             matrix = grad.lerp(state["momentum_buffer"], group["momentum"]).full_tensor()
             if turn == sharing.rank():
-                own = _zeropower_via_newtonschulz(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                own = matrix
+        if sharing.rank() < len(parameters):  # all at the same time: only after the last one is gathered
+            own = _zeropower_via_newtonschulz(own, group["ns_coefficients"], group["ns_steps"], group["eps"])
         for turn, parameter in enumerate(parameters):
             mine = turn == sharing.rank()
             update = own.contiguous() if mine else torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
@@ -98,9 +101,12 @@ def set_rate(optimizers: list[Optimizer], share: float) -> None:
 
 
 def clip(parameters: list[nn.Parameter], largest: float) -> float:
-    """Scale gradients to at most `largest` in norm over all processes (0: only measure); return the norm before."""
+    """Scale gradients to at most `largest` in norm over all processes (0: only measure); return the norm before.
+
+    Copies of a gradient (HSDP) differ where a card errs: with their mean, every process sees the same fault.
+    """
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    norm = add_up(norm.full_tensor()) / world().size if isinstance(norm, DTensor) else norm
     if largest:
         nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return float(torch.as_tensor(norm))

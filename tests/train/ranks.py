@@ -1,7 +1,8 @@
 """Several processes from one that has imported torch already: `python -m tests.train.ranks JOBS.json`.
 
-A job is {"ranks", "stage", "recipe", "run", "signal"}: a stage by so many processes; at step `signal` the last of them
-gets SIGTERM. What went wrong in a process is written to RUN/rank-N.txt.
+A job is {"ranks", "stage", "recipe", "run", "signal", "poison"}: a stage by so many processes; at step `signal` the
+last of them gets SIGTERM; at step `poison` the first one's gradient is NaN after all are summed. What went wrong in a
+process is written to RUN/rank-N.txt.
 """
 
 import json
@@ -31,7 +32,15 @@ def rank(number: int, port: int, job: dict) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
         return plain(model, data, schedule, number_of_step, *rest)
 
-    loop.train_step = step
+    plain_clip, clipped = loop.clip, []
+
+    def clip(parameters, largest):
+        clipped.append(1)
+        if len(clipped) == job.get("poison") and number == 0:
+            getattr(parameters[0].grad, "_local_tensor", parameters[0].grad)[0] = float("nan")
+        return plain_clip(parameters, largest)
+
+    loop.train_step, loop.clip = step, clip
     try:
         import_module(f"chatbaker.train.{job['stage']}").run(load(job["recipe"]), RunDir(Path(job["run"])))
     except ChatBakerError as error:

@@ -12,7 +12,10 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.rendezvous.api import RendezvousTimeoutError
+from torch.distributed.launcher import api
 
+from chatbaker import dist
 from chatbaker.cli import _stage
 from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import dump, load, parse
@@ -29,11 +32,11 @@ class Jobs:
     def __init__(self, recipe, packed, folder):
         self.recipe, self.packed, self.folder, self.jobs = recipe, packed, folder, []
 
-    def add(self, name, ranks, shard=0, batch=8, like=None, stage="pretrain", bigram_steps=0, **job):
+    def add(self, name, ranks, shard=0, batch=8, like=None, stage="pretrain", bigram_steps=0, optimizer="adamw", **job):
         data = self.recipe.model_dump(mode="json", exclude_none=True)
         data["parallel"] |= {"shard": shard}
         data["pretrain"] |= {
-            "optimizer": "adamw",  # Muon rounds to bf16, which makes much of little: see test_optim
+            "optimizer": optimizer,  # Muon rounds to bf16, which makes much of little
             "precision": "fp32",
             "batch_tokens": batch * 64,
             "tokens": STEPS * batch * 64,
@@ -74,9 +77,13 @@ def jobs(small_recipe, packed, tmp_path_factory):
     jobs.add("one", 1)
     jobs.add("fsdp", 2)
     jobs.add("hsdp", 4, shard=2)
+    jobs.add("poisoned", 1, poison=6)
+    jobs.add("poisoned-card", 4, shard=2, poison=6)
     jobs.add("stopped", 2, signal=6)
     jobs.add("uneven", 2, batch=9)
     jobs.add("wide", 2, shard=3)
+    jobs.add("muon", 1, optimizer="muon")
+    jobs.add("muon-by-two", 2, optimizer="muon")
     jobs.add("ahead", 1, bigram_steps=5)
     jobs.add("ahead-by-two", 2, bigram_steps=5)
     jobs.said = jobs.start()
@@ -113,6 +120,19 @@ def test_losses_and_weights_are_those_of_one_process(jobs, name):
         torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_muon_takes_the_same_steps_by_two(jobs):
+    names = ("muon", "muon-by-two", "one")
+    one, two, adamw = (list(rows(RunDir(jobs.folder / name), "loss").values()) for name in names)
+    assert two == pytest.approx(one, rel=1e-3)
+    assert one != pytest.approx(adamw, rel=1e-3)
+
+
+def test_a_gradient_gone_wrong_on_one_card_is_skipped_by_all(jobs):
+    one, four = (RunDir(jobs.folder / name) for name in ("poisoned", "poisoned-card"))
+    assert rows(one, "skipped") == rows(four, "skipped") == {6: [6, 6]}
+    assert list(rows(four, "loss").values()) == pytest.approx(list(rows(one, "loss").values()), rel=1e-5)
+
+
 def test_a_head_start_is_the_same_for_two(jobs):
     one, two, plain = (rows(RunDir(jobs.folder / name), "loss") for name in ("ahead", "ahead-by-two", "one"))
     assert list(two.values()) == pytest.approx(list(one.values()), rel=1e-5)
@@ -143,8 +163,10 @@ def test_sigterm_in_one_process_saves_once_and_ends_all(jobs):
 
 
 def test_only_the_first_process_speaks(jobs):
-    assert jobs.said.count(f"{STEPS} steps of 512 tokens in float32 on 2 x cpu") == 3  # fsdp, stopped, ahead-by-two
-    assert jobs.said.count("steps of 512 tokens in float32 on 4 x cpu") == 1
+    assert (
+        jobs.said.count(f"{STEPS} steps of 512 tokens in float32 on 2 x cpu") == 4
+    )  # fsdp, stopped, muon- and ahead-by-two
+    assert jobs.said.count("steps of 512 tokens in float32 on 4 x cpu") == 2
 
 
 @pytest.mark.parametrize(
@@ -215,6 +237,23 @@ def test_a_known_card_is_measured_against_its_data_sheet(monkeypatch, card, shar
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: card)
     peak, source = parallel.peak_flops(torch.device("cuda"), torch.bfloat16)
     assert (peak, source.endswith("data sheet")) == (share, True)
+
+
+def test_a_stopped_job_has_minutes_to_save_in(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    seen = []
+    monkeypatch.setattr(api, "elastic_launch", lambda config, _: seen.append(config) or (lambda *_: None))
+    dist.launch(["-m", "none"], 1, 0, tmp_path / "note.json")
+    assert seen[0].shutdown_timeout == 170
+
+
+def test_machines_that_do_not_meet_are_one_line(monkeypatch, tmp_path):
+    def alone(*_):
+        raise RendezvousTimeoutError
+
+    monkeypatch.setattr(api, "elastic_launch", lambda *_: alone)
+    with pytest.raises(ChatBakerError, match="did not meet at localhost:0.*RendezvousTimeoutError.*same command"):
+        dist.launch(["-m", "none"], 1, 0, tmp_path / "note.json")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
