@@ -121,7 +121,7 @@ class TestCommandLine:
         folder, path, _ = baked
         result = chatbaker("sft", path, "--show-mask", 2, cwd=folder)
         assert result.returncode == 0
-        assert "tokens trained (green)" in result.stdout
+        assert "tokens trained (in [[ ]])" in result.stdout
 
     def test_metrics_are_plain_json(self, baked):
         folder, _, _ = baked

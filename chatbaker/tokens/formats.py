@@ -180,7 +180,7 @@ def recognise(record: dict[str, Any], where: str) -> tuple[str, list[dict[str, A
     for key, name in NAMES["turns"].items():
         turns = record.get(key)
         if isinstance(turns, str):  # a cell of a table
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 turns = json.loads(turns)
         if isinstance(turns, list):
             turns = list(map(to_turn, turns))

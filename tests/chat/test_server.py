@@ -201,7 +201,8 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(served):
 
 
 def test_tokens_forbidden_and_forced(served):
-    drawn = served.chat(logit_bias={"918": 100}, max_tokens=3, temperature=0.5)["choices"][0]
+    (token,) = served.hall.engine.tokenize("안")
+    drawn = served.chat(logit_bias={str(token): 100}, max_tokens=3, temperature=0.5)["choices"][0]
     assert drawn["message"]["content"] == "안안안"
     assert drawn["finish_reason"] == "length"
 

@@ -229,6 +229,7 @@ BAD = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1: expected"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "message 1: expected"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": {"value": "x"}}]}]}, "message 1: expected"),
+    ({"messages": "[" * 100_000}, r"no known format \(the keys are: messages\)"),
     ({"conversations": None}, r"no known format \(the keys are: conversations\)"),
     ({"instruction": "가", "output": ""}, "no assistant turn"),
     ({"instruction": "가", "output": 3}, "message 2: expected"),
