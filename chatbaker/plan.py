@@ -272,7 +272,15 @@ def plan(recipe: Recipe, as_json: bool = False, ladder: Sequence[Path] = (), **a
     texts = read_json(Path(__file__).with_name("plan_texts.json"))
     gib = {name: {part: size / GIB for part, size in parts.items()} for name, parts in result["memory"].items()}
     totals = {name: sum(parts.values()) for name, parts in gib.items()}
-    values = result | {"recipe": recipe, "gib": gib, "totals": totals, "time": duration(result["total"]["seconds"])}
+    values = result | {
+        "recipe": recipe,
+        "gib": gib,
+        "totals": totals,
+        "time": duration(result["total"]["seconds"]),
+        "head": f"{result['parameters']['head']:,}" if result["parameters"]["head"] else "none of its own",
+        "fp8": f"fp8 {result['gpu']['fp8_tflops']:g}" if result["gpu"]["fp8_tflops"] else "no fp8",
+        "hides": "hides" if result["step_seconds"]["hidden"] else "does not hide",
+    }
     lines = [line.format(**values) for line in texts["page"]] + [f"- {note}" for note in result["assumptions"]]
     lines += [texts["ladder"].format(**result["ladder"])] if ladder else []
     for name, line in result["ladder"]["languages"].items() if ladder else ():
