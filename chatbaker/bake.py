@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from chatbaker.errors import ChatBakerError
 from chatbaker.log import duration, say
 from chatbaker.recipe import load
-from chatbaker.rundir import RunDir
+from chatbaker.rundir import BAKING, RunDir
 from chatbaker.stages import fresh, planned
 
 
@@ -19,16 +20,19 @@ def bake(recipe_path: str, overrides: Sequence[str], runs: str) -> RunDir:
     recipe = load(recipe_path, overrides)
     run = RunDir.of(recipe.name, runs)
     stages = planned(recipe)
-    for number, stage in enumerate(stages, 1):
-        title = f"[{number}/{len(stages)}] {stage.name}"
-        stamp = run.stamp(stage.name)
-        if stamp and fresh(stage, recipe, run):
-            say(f"{title}: fresh, made in {duration(stamp['seconds'])}")
-            continue
-        say(f"{title}: {stage.help}")
-        command = [sys.executable, "-m", "chatbaker", stage.name, recipe_path, *overrides, "--runs", runs]
-        if _wait(subprocess.Popen(command)):
-            raise ChatBakerError(f"the bake stopped in '{stage.name}'", hint="The same command goes on from there")
+    with run.lock(".bake"):
+        for number, stage in enumerate(stages, 1):
+            title = f"[{number}/{len(stages)}] {stage.name}"
+            stamp = run.stamp(stage.name)
+            if stamp and fresh(stage, recipe, run):
+                say(f"{title}: fresh, made in {duration(stamp['seconds'])}")
+                continue
+            if load(recipe_path, overrides) != recipe:
+                raise ChatBakerError("the recipe was changed during the bake", recipe_path, "Type bake again")
+            say(f"{title}: {stage.help}")
+            command = [sys.executable, "-m", "chatbaker", stage.name, recipe_path, *overrides, "--runs", runs]
+            if _wait(subprocess.Popen(command, env=os.environ | {BAKING: "1"})):
+                raise ChatBakerError(f"the bake stopped in '{stage.name}'", hint="The same command goes on from there")
     return run
 
 

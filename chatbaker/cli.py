@@ -88,7 +88,7 @@ def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 for other machines too; then set a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(help="Asked of every client; better: CHATBAKER_API_KEY.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 4,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Answers at a time.")] = 4,
     ctx: Annotated[int | None, typer.Option(min=64, help="Tokens a slot; default: the model's, at most 4096.")] = None,
     device: Device = "auto",
     quantize: Annotated[

@@ -96,7 +96,11 @@ def open_file(path: Path | str) -> Iterator[IO[bytes]]:
 def read_bytes(path: Path | str, on_bytes: OnBytes | None = None) -> Iterator[bytes]:
     """The content of a plain, .gz or .zst file, in chunks of no fixed size. Raises ChatBakerError where that fails."""
     with open_file(path) as raw:
-        yield from unpack(read_chunks(raw, on_bytes), path)
+        chunks = read_chunks(raw, on_bytes)
+        first = next(chunks, b"")
+        if not first and Path(path).suffix.lower() in PACKED:  # packed, even nothing has some bytes
+            raise _cut_short(path)
+        yield from unpack(chain([first], chunks), path)
 
 
 def read_chunks(raw: IO[bytes], on_bytes: OnBytes | None = None) -> Iterator[bytes]:
@@ -133,7 +137,12 @@ def unpack(chunks: Iterator[bytes], path: Path | str) -> Iterator[bytes]:
     except damage as error:
         raise ChatBakerError(f"damaged, or not {name}: {error}", str(path)) from None
     if part is not None:
-        raise ChatBakerError(f"the {name} data is cut short", str(path), "Copy or download the file again")
+        raise _cut_short(path)
+
+
+def _cut_short(path: Path | str) -> ChatBakerError:
+    name = PACKED[Path(path).suffix.lower()][0]
+    return ChatBakerError(f"the {name} data is cut short", str(path), "Copy or download the file again")
 
 
 class Stream:

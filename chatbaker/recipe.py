@@ -18,7 +18,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from chatbaker.errors import ChatBakerError
 
-Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+Name = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -101,7 +101,7 @@ class Clean(Section):
 class Tokenizer(Section):
     vocab_size: int = Field(default=16_384, ge=259, le=65_536)  # special tokens included; a token fits two bytes
     sample_docs: Positive = 10_000_000  # documents to train on, shared among the sources as `balance` says
-    balance: dict[str, float] = {}  # share of the sampled bytes per language, {ko = 0.5, en = 0.5}; empty: as it is
+    balance: dict[str, Amount] = {}  # share of the sampled bytes per language, {ko = 0.5, en = 0.5}; empty: as it is
 
 
 class Model(Section):
@@ -267,7 +267,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file with overrides such as `pretrain.lr=3e-4`. Raises ChatBakerError."""
     path = find(str(path))
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ChatBakerError(f"not valid TOML: {error}", str(path)) from None
     return parse(_overridden(data, overrides), str(path))
@@ -275,7 +275,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def adhoc(model: str, overrides: Sequence[str]) -> Recipe:
     """The recipe of a run that only examines a model which no recipe here made, named after it."""
-    words = [part for part in re.split(r"[\\/]", model) if part not in ("", ".", "..")]
+    words = [part.rpartition("@")[2] for part in re.split(r"[\\/]", model) if part not in ("", ".", "..")]
     name = re.sub(r"[^\w.-]+", "-", "-".join(words[-2:])).strip("-.") or "model"
     return parse(_overridden({"name": name}, overrides), "the command line")
 

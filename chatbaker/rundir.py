@@ -15,7 +15,7 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,14 +23,16 @@ from typing import IO, Any
 from chatbaker.errors import ChatBakerError
 
 STAMP = "stamp.json"
+BAKING = "CHATBAKER_BAKING"
+"""Set for the stages that a bake runs, which holds the lock of all of them."""
 
 
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success flush it to disk and rename, on failure leave `path` alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
@@ -89,12 +91,13 @@ def digest(value: Any) -> str:
 
 
 def find_files(root: Path, pattern: str) -> list[Path]:
-    """The files that a glob below `root` names, sorted; an absolute pattern stands for itself."""
+    """The files that a glob below `root` names, however its Hangul is composed, sorted; an absolute one is itself."""
+    found = {}
     for form in (pattern, unicodedata.normalize("NFC", pattern), unicodedata.normalize("NFD", pattern)):  # as Macs do
-        found = glob.glob(str(Path(glob.escape(str(root)), form)), recursive=True)
-        if files := sorted(path for path in map(Path, found) if path.is_file()):
-            return files
-    return []
+        for name in glob.glob(str(Path(glob.escape(str(root)), form)), recursive=True):
+            if (path := Path(name)).is_file():
+                found[unicodedata.normalize("NFC", name), path.stat().st_ino] = path  # there one file answers to both
+    return sorted(found.values())
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
@@ -151,24 +154,29 @@ class RunDir:
         write_json(self.path(stage, STAMP), record | facts)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """One process at a time; the system frees the lock when its holder dies, however it dies."""
+    def lock(self, name: str = ".lock") -> Iterator[None]:
+        """One process at a time; the system frees the lock when its holder dies, however it dies.
+
+        name: `.bake` is held by a bake from its first stage to its last one, and by any other stage as long as it runs.
+        """
         try:
             import fcntl
         except ImportError:  # not on Windows
             yield
             return
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = self.path(".lock").open("w", encoding="utf-8")
-        except OSError as error:
-            raise disk_error(error, self.root) from error
-        with file:
+        with ExitStack() as stack:
+            if name == ".lock" and BAKING not in os.environ:
+                stack.enter_context(self.lock(".bake"))
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(self.path(name).open("a", encoding="utf-8"))
+            except OSError as error:
+                raise disk_error(error, self.root) from error
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not for children, who may outlive this process
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system that knows no locks, say
-                    raise disk_error(error, self.path(".lock")) from error
+                    raise disk_error(error, self.path(name)) from error
                 what, hint = "another chatbaker process is at work in this run", "Wait for it, or use name=OTHER"
                 raise ChatBakerError(what, str(self.root), hint) from None
             yield

@@ -72,7 +72,8 @@ def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
     before = [stamp["key"] for stamp in map(run.stamp, stage.after) if stamp]
     paths: set[Path] = set()
     data = f"{recipe.eval.data}/**/*" if recipe.eval.data else ""
-    read = {"eval": [data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}
+    leaks = [form for pattern in recipe.clean.decontaminate for form in (pattern, f"{pattern}/**")]
+    read = {"clean": leaks, "eval": [data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}
     for pattern in filter(None, read.get(stage.name, ())):
         paths.update(find_files(Path(recipe.data_root), pattern))
     for section in stage.sections:

@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from chatbaker import bake
+from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import dump, load, parse
 from chatbaker.rundir import RunDir
-from chatbaker.stages import STAGES, fresh, planned
+from chatbaker.stages import STAGES, fresh, key, planned
 
 
 def chatbaker(*args, cwd=None, stdin=""):
@@ -73,6 +76,31 @@ def test_the_model_talks_from_its_run_folder(baked):
     result = chatbaker("chat", "--model", "runs/tiny", "--temperature", 0, cwd=folder, stdin="안녕\nhello\n")
     assert result.returncode == 0, result.stderr
     assert "\ufffd" not in result.stdout
+
+
+def test_new_evaluation_sets_make_clean_stale(small_recipe, tmp_path):
+    data = small_recipe.model_dump(mode="json", exclude_none=True) | {"data_root": str(tmp_path)}
+    data["clean"] |= {"decontaminate": ["sets"]}
+    recipe, run = parse(data, "x"), RunDir(tmp_path)
+    run.write_stamp("clean", 0, key=key(STAGES["clean"], recipe, run))
+    assert fresh(STAGES["clean"], recipe, run)
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "more.jsonl").write_text("{}", encoding="utf-8")
+    assert not fresh(STAGES["clean"], recipe, run)
+
+
+def test_a_recipe_that_changes_during_the_bake_ends_it(small_recipe, tmp_path, monkeypatch):
+    path = tmp_path / "mine.toml"
+    path.write_text(dump(small_recipe), encoding="utf-8")
+
+    def edits(process):
+        path.write_text(dump(small_recipe).replace("seed = 1234", "seed = 1"), encoding="utf-8")
+        return process.wait() and 0
+
+    monkeypatch.setattr(bake, "_wait", edits)
+    monkeypatch.setattr(bake.subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: 0))
+    with pytest.raises(ChatBakerError, match=r"the recipe was changed during the bake.*bake again"):
+        bake.bake(str(path), [], str(tmp_path))
 
 
 def test_a_stage_that_fails_ends_the_bake_with_its_reason(tmp_path):

@@ -1,5 +1,7 @@
 """Recipes: strict, with errors that say what to type, and a dump that reads back equal."""
 
+from pathlib import Path
+
 import pytest
 
 from chatbaker import recipe as recipes
@@ -42,6 +44,8 @@ def test_overrides(write):
     recipe = load(path, ["pretrain.lr=3e-4", "model.layers=2", "data_root=/data/한글", 'name="y"', "sft.epochs=1"])
     assert (recipe.pretrain.lr, recipe.model.layers, recipe.data_root, recipe.name) == (3e-4, 2, "/data/한글", "y")
     assert load(path, ["name=2026"]).name == "2026"
+    Path(path).write_bytes(Path(path).read_text("utf-8").encode("utf-8-sig"))  # as Windows' editor does
+    assert load(path).name == "x"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,8 @@ def test_overrides(write):
         ('name="x"', ["name.a.b=1"], "is not a section"),
         ("name=", [], "not valid TOML"),
         ('name="a/b"', [], "name: "),
+        ('name=".."', [], "name: "),
+        ('name="x"', ["tokenizer.balance={ko=nan}"], r"tokenizer\.balance\.ko: input should be a finite number"),
         ('name="x"', ["pretrain.lr=inf"], r"pretrain\.lr: input should be a finite number"),
         ('name="x"', ["pretrain.mix={ko=inf}"], r"pretrain\.mix\.ko: input should be a finite number"),
         ('name="x"', ["seed=99999999999999999999"], "seed: "),

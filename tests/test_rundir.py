@@ -1,12 +1,15 @@
 """The run folder."""
 
+import os
+import subprocess
+import sys
 import time
 import unicodedata
 
 import pytest
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.rundir import RunDir, find_files
+from chatbaker.rundir import BAKING, RunDir, find_files
 
 
 def test_the_chat_model_is_that_of_the_last_tuning(tmp_path):
@@ -30,3 +33,14 @@ def test_files_are_found_whichever_way_their_hangul_is_written(tmp_path):
         (tmp_path / name).touch()
         for other in ("NFC", "NFD"):
             assert find_files(tmp_path, unicodedata.normalize(other, f"한*{form}.jsonl")) == [tmp_path / name]
+    assert len(find_files(tmp_path, "한*.jsonl")) == 2
+
+
+def test_a_stage_of_its_own_waits_for_the_whole_bake(tmp_path, monkeypatch):
+    code = "import sys; from chatbaker.rundir import RunDir\nwith RunDir.of('x', sys.argv[1]).lock(): print('in')"
+    command = [sys.executable, "-c", code, tmp_path]
+    with RunDir.of("x", tmp_path).lock(".bake"):
+        other = subprocess.run(command, capture_output=True, text=True)
+        own = subprocess.run(command, capture_output=True, text=True, env=os.environ | {BAKING: "1"})
+    assert "another chatbaker process is at work" in other.stderr
+    assert own.stdout == "in\n"

@@ -385,10 +385,14 @@ def serve(
     quantize: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. api_key: CHATBAKER_API_KEY where None. Raises ChatBakerError."""
-    key = api_key or os.environ.get("CHATBAKER_API_KEY")
+    key = (api_key or os.environ.get("CHATBAKER_API_KEY") or "").strip() or None
+    if key and not (key.isascii() and key.isprintable()):
+        raise ChatBakerError("a key has ASCII characters only", "CHATBAKER_API_KEY or --api-key")
     shown = f"[{host}]" if ":" in host else host
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (TypeError, UnicodeError):
+        raise ChatBakerError("not a name of a machine", host) from None
     except OSError as error:
         hint = "Another program has this port. Give one with --port" if error.errno == errno.EADDRINUSE else None
         raise ChatBakerError((error.strerror or str(error)).split(" (")[0], f"{shown}:{port}", hint) from None

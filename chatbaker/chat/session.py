@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.infer.engine import Chunk, Engine, Messages, Sampling, Usage, prompt_limit, trim
+from chatbaker.infer.engine import Chunk, Engine, Messages, Sampling, TooLong, Usage, prompt_limit, trim
+from chatbaker.jsonl import decode
 from chatbaker.rundir import atomic, disk_error
 from chatbaker.tokens.dialog import clean_messages
 
@@ -21,7 +22,7 @@ class Session:
         self.messages: Messages = []
         self.usage = Usage()
         self.dropped = 0
-        self._files: set[Path] = set()  # written or read here, so writing again loses nothing
+        self._files: set[Path] = set()  # that hold this conversation and nothing else
 
     def ask(self, question: str, debug: int = 0) -> Iterator[Chunk]:
         """Answer, and remember both; also where the iterator is closed halfway, but not before the first character.
@@ -34,11 +35,10 @@ class Session:
         if self.engine.context is not None:
             limit = prompt_limit(self.engine.context, self.sampling.max_new_tokens)
             prompt, cut = trim(prompt, self.engine.count, limit)
-        self.dropped += cut
         answer = ""
         self.usage = Usage()
         try:
-            for chunk in self.engine.stream(prompt, self.sampling, debug):
+            for chunk in self._stream(prompt, cut, debug):
                 answer += chunk.text
                 self.usage = chunk.usage
                 yield chunk
@@ -47,6 +47,21 @@ class Session:
                 self.usage = replace(self.usage, finish_reason="cancelled")
             if answer.strip():
                 self.messages += [*asked, *clean_messages([*asked, {"role": "assistant", "content": answer}])[1:]]
+
+    def _stream(self, prompt: Messages, cut: int, debug: int) -> Iterator[Chunk]:
+        """The answer; of a server, whose context is not known, without the oldest turns where it says so."""
+        before, self.dropped = self.dropped, self.dropped + cut
+        while True:
+            try:
+                yield from self.engine.stream(prompt, self.sampling, debug)
+                return
+            except TooLong:
+                first = prompt[0]["role"] == "system"
+                if len(prompt) - first < 3:
+                    self.dropped = before
+                    raise
+                prompt = prompt[:first] + prompt[first + 2 :]
+                self.dropped += 2
 
     def undo(self) -> str:
         """Forget the last question and its answer; the question. Raises ChatBakerError where there is none."""
@@ -80,18 +95,22 @@ class Session:
                 raise ChatBakerError("there is a file of this name already", str(path), "Choose another name")
         except OSError as error:
             raise disk_error(error, path) from None
-        head = [{"role": "system", "content": self.system}] if self.system else []
         with atomic(path) as file:
-            file.write(json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n")
+            file.write(self._line())
         self._files.add(path.resolve())
+
+    def _line(self) -> str:
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        return json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n"
 
     def load(self, path: Path) -> None:
         """Go on with a saved conversation. Raises ChatBakerError; the present one is then untouched."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8").partition("\n")[0])
+            text = decode(path.read_bytes())
+            raw = json.loads(text.partition("\n")[0])
         except OSError as error:
             raise disk_error(error, path) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ChatBakerError("not a saved conversation", str(path)) from None
         messages = clean_messages(raw.get("messages") if isinstance(raw, dict) else None, str(path))
         system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else None
@@ -99,4 +118,5 @@ class Session:
             raise ChatBakerError("the conversation does not end with an answer", str(path))
         self.reset()
         self.messages, self.system = messages, system
-        self._files.add(path.resolve())
+        if text == self._line():
+            self._files.add(path.resolve())

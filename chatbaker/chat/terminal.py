@@ -228,7 +228,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Terminal, str], None]]] = {
 
 
 def _path(name: str, command: str) -> Path:
-    if not name:
+    if not name or "\0" in name:
         raise ChatBakerError("no file name", hint=f"Type: /{command} FILE")
     try:
         return Path(name).expanduser()

@@ -175,10 +175,12 @@ class RemoteLM(RemoteEngine):
             found = said.choices[0].logprobs
         except (self._openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError) as error:
             refused = isinstance(error, (self._openai.BadRequestError, self._openai.UnprocessableEntityError))
-            if tokens or not refused:
+            if not refused:
                 raise self._plain(error) from None
-            self.tokens = 1
-            return self._echo(prompt)
+            if not tokens:
+                self.tokens = 1
+                return self._echo(prompt)
+            found = None
         if not (found and found.token_logprobs and found.text_offset and found.tokens and found.top_logprobs):
             hint = "It takes a server whose /completions has echo with logprobs, such as vLLM"
             raise ChatBakerError("this server gives no log-probabilities of a prompt", self.url, hint)

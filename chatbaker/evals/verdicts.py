@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from chatbaker.errors import ChatBakerError
 from chatbaker.evals.ledger import Ledger, Row, clean
+from chatbaker.infer.remote import connect
 from chatbaker.log import progress, say
 from chatbaker.rundir import digest, read_json
 
@@ -86,9 +87,8 @@ class Judge:
         import openai  # two thirds of a second
 
         self._openai, self._url, self.ledger = openai, url, ledger
-        self._key = os.environ.get("CHATBAKER_JUDGE_KEY") or os.environ.get("OPENAI_API_KEY") or "no-key"
         timeout = openai.Timeout(TIMEOUT, connect=10.0)
-        self._client = openai.OpenAI(base_url=url, api_key=self._key, timeout=timeout, max_retries=RETRIES)
+        self._key, self._client = connect(url, "CHATBAKER_JUDGE_KEY", timeout=timeout, max_retries=RETRIES)
         name, mark, turn = model.partition("#")
         try:
             self.name = name or self._client.with_options(max_retries=2).models.list().data[0].id

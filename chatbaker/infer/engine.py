@@ -28,6 +28,10 @@ Quantization = Literal["bf16", "q8_0", "q4_0"]
 PACKAGE = Path(__file__).parent.parent
 
 
+class TooLong(ChatBakerError):
+    """The messages do not fit the context of a server's model."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. Order: repetition penalty, temperature, top-k, top-p."""

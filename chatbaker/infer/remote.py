@@ -10,14 +10,29 @@ from dataclasses import replace
 from typing import Any
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.infer.engine import Chunk, FinishReason, Messages, Sampling, Usage
+from chatbaker.infer.engine import Chunk, FinishReason, Messages, Sampling, TooLong, Usage
 from chatbaker.tokens.dialog import clean_messages
 
 MAX_CANDIDATES = 20  # what the API allows
 
 
+def connect(url: str, variable: str, **options: Any) -> tuple[str, Any]:
+    """(key, client) of openai's package; the key is in that variable or in OPENAI_API_KEY. Raises ChatBakerError."""
+    import openai  # two thirds of a second; only who talks to a URL waits for it
+
+    key = (os.environ.get(variable) or os.environ.get("OPENAI_API_KEY") or "no-key").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ChatBakerError("a key has ASCII characters only", variable)
+    if "@" in url.partition("//")[2].partition("/")[0]:
+        raise ChatBakerError("no name and password in an address", hint=f"The key goes into {variable}")
+    try:
+        return key, openai.OpenAI(base_url=url, api_key=key, **options)
+    except Exception:  # of whichever HTTP library it brings along
+        raise ChatBakerError("not an address", url, "It is like http://localhost:8000/v1") from None
+
+
 class RemoteEngine:
-    """The key is CHATBAKER_API_KEY or OPENAI_API_KEY and is shown nowhere. Long histories are the server's to fit."""
+    """The key is CHATBAKER_API_KEY or OPENAI_API_KEY and is shown nowhere. `TooLong` where the messages do not fit."""
 
     context = None
 
@@ -26,9 +41,8 @@ class RemoteEngine:
 
         self._openai = openai
         self.url = url
-        key = os.environ.get("CHATBAKER_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+        self._key, self._client = connect(url, "CHATBAKER_API_KEY")
         try:
-            self._client = openai.OpenAI(base_url=url, api_key=key)
             self.model = model or self._client.models.list().data[0].id
         except (openai.OpenAIError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise self._plain(error) from None
@@ -74,12 +88,14 @@ class RemoteEngine:
         if debug:
             options |= {"logprobs": True, "top_logprobs": min(debug, MAX_CANDIDATES)}
         extras = {"top_k": sampling.top_k, "repetition_penalty": sampling.repetition_penalty}
-        if self._extras:
-            try:
-                return self._client.chat.completions.create(**options, extra_body=extras)
-            except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
-                self._extras = False
-        return self._client.chat.completions.create(**options)
+        if not self._extras:
+            return self._client.chat.completions.create(**options)
+        try:
+            return self._client.chat.completions.create(**options, extra_body=extras)
+        except (self._openai.BadRequestError, self._openai.UnprocessableEntityError):
+            answer = self._client.chat.completions.create(**options)
+            self._extras = False  # it was these that the server refused
+            return answer
 
     def _plain(self, error: Exception) -> ChatBakerError:
         """What went wrong, in one line and without the key."""
@@ -90,8 +106,13 @@ class RemoteEngine:
             return ChatBakerError("the server refuses the key", self.url, "Set CHATBAKER_API_KEY")
         if isinstance(error, self._openai.APIStatusError):
             body = error.body if isinstance(error.body, dict) else {}
-            what = str(body.get("message") or f"status {error.status_code}").splitlines()[0][:300]
-            return ChatBakerError(f"the server says: {what}", self.url)
+            what = (
+                str(body.get("message") or f"status {error.status_code}")
+                .replace(self._key, "***")
+                .splitlines()[0][:300]
+            )
+            kind = TooLong if error.code == "context_length_exceeded" else ChatBakerError
+            return kind(f"the server says: {what}", self.url)
         return ChatBakerError("this is not an OpenAI-compatible server", self.url, "The address usually ends in /v1")
 
     def close(self) -> None:

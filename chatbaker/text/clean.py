@@ -85,7 +85,8 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
     total = sum(size for _, files in units for _, size in files)
     work = run.path("clean.work")
     local = [Path(file) for _, files in units for file, _ in files if Path(file).exists()]
-    local += [path for pattern in section.decontaminate for path in find_files(root, f"{pattern}/**")]
+    leaks = [form for pattern in section.decontaminate for form in (pattern, f"{pattern}/**")]
+    local += [path for form in leaks for path in find_files(root, form)]
     key = digest([section.decisive(), recipe.seed, units, fingerprint(local), __version__])
     handed_over = (work / "write" / "completions").exists() and not (work / "result").exists()
     try:

@@ -21,6 +21,8 @@ BATCH = 512  # documents tokenized at a time; bounds memory
 def run(recipe: Recipe, run: RunDir) -> None:
     """Tokenize every document of `clean/`. Raises ChatBakerError where a stage is missing or text too little."""
     ledger = read_json(run.need("clean", "ledger.json", stage="clean"))
+    if [entry["source"] for entry in ledger] != [source.name for source in recipe.clean.sources]:
+        raise ChatBakerError("the recipe names other sources than were cleaned", "clean.sources", "Run clean again")
     tokenizer = load_tokenizer(run.need("tokenizer", "tokenizer.json", stage="tokenizer").parent)
     end_of_text = special_id(tokenizer, END_OF_TEXT)
     total = sum(entry["documents"] for entry in ledger)  # of training; validation adds a little at the end

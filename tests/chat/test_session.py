@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from chatbaker.chat.session import Session
 from chatbaker.errors import ChatBakerError
-from chatbaker.infer.engine import Chunk, Messages, Sampling, Usage
+from chatbaker.infer.engine import Chunk, Messages, Sampling, TooLong, Usage
 from tests.infer import markov
 
 
@@ -54,6 +56,19 @@ def test_old_turns_are_dropped_and_stay_dropped() -> None:
     assert len(session.messages) == 6, "the person still has all of it"
     ask(session, "y")
     assert session.dropped == 2, "a short question needs no further cut"
+
+
+def test_a_server_that_finds_all_too_long_is_asked_without_the_oldest() -> None:
+    class Narrow(Echo):
+        def stream(self, messages: Messages, sampling: Sampling, debug: int = 0) -> Iterator[Chunk]:
+            if len(messages) > 4:
+                raise TooLong("too long")
+            return super().stream(messages, sampling, debug)
+
+    session = Session(engine := Narrow(), Sampling(), "짧게")
+    assert [ask(session, "가") for _ in range(4)] == ["2 끝", "4 끝", "4 끝", "4 끝"]
+    assert (session.dropped, len(session.messages)) == (4, 8)
+    assert [message["role"] for message in engine.shown[-1]] == ["system", "user", "assistant", "user"]
 
 
 def test_a_question_too_long_changes_nothing() -> None:
@@ -108,6 +123,22 @@ def test_saved_conversations_come_back(tmp_path: Path) -> None:
     other.save(path)
 
 
+def test_what_else_a_loaded_file_holds_is_not_written_over(tmp_path: Path) -> None:
+    line = '{"messages": [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]}\n'
+    path = tmp_path / "talk.jsonl"
+    for count, encoding in ((2, "utf-8"), (1, "cp949")):
+        path.write_bytes((line * count).encode(encoding))
+        session = Session(Echo(), Sampling())
+        session.load(path)
+        assert session.messages == markov.messages("가", "나")
+        ask(session, "다")
+        with pytest.raises(ChatBakerError, match="already") if count == 2 else nullcontext():
+            session.save(path)
+    assert len(json.loads(path.read_text(encoding="utf-8"))["messages"]) == 4
+    with pytest.raises(ChatBakerError, match="exists"):
+        session.save(path / "x")
+
+
 def test_saving_overwrites_no_other_file_and_nothing_is_saved_of_nothing(tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("precious", encoding="utf-8")
@@ -122,7 +153,8 @@ def test_saving_overwrites_no_other_file_and_nothing_is_saved_of_nothing(tmp_pat
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello", b"[]", b'{"messages": []}', b"\xff\xfe", b'{"messages": [{"role": "user", "content": "a"}]}',
+    [b"", b"hello", b"[]", b"[" * 200_000, b'{"messages": []}', b"\xff\xfe",
+     b'{"messages": [{"role": "user", "content": "a"}]}',
      b'{"messages": [{"role": "king", "content": "a"}]}', b'{"messages": [{"role": "system", "content": "a"}]}'],
 )  # fmt: skip
 def test_loading_something_else_is_an_error_and_changes_nothing(tmp_path: Path, content: bytes) -> None:

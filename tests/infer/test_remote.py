@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.infer.engine import Sampling
+from chatbaker.infer.engine import Sampling, TooLong
 from chatbaker.infer.remote import RemoteEngine
+from chatbaker.recipe import adhoc
 from tests.infer import markov
 
 PARTS = ["안녕", "하세", "요 🙂"]
@@ -43,7 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.picky and "top_k" in asked:
             return self.reply(400, {"error": {"message": "unknown argument: top_k"}})
         if asked["messages"][-1]["content"] == "too long":
-            return self.reply(400, {"error": {"message": "context exceeded"}})
+            error = {"message": f"context exceeded {self.headers['Authorization']}", "code": "context_length_exceeded"}
+            return self.reply(400, {"error": error})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
@@ -108,12 +111,36 @@ def test_a_server_that_knows_openai_options_only_is_asked_with_those(url: str, m
 
 
 def test_what_goes_wrong_is_one_line_without_the_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ChatBakerError, match="context exceeded"):
+    with pytest.raises(TooLong, match=r"context exceeded Bearer \*\*\*"):
         ask(url, "too long")
     monkeypatch.setenv("CHATBAKER_API_KEY", "wrong-key")
     with pytest.raises(ChatBakerError, match="refuses the key") as raised:
         ask(url, "a")
     assert "wrong-key" not in str(raised.value)
+
+
+def test_another_refusal_leaves_the_options_as_they_are(url: str) -> None:
+    engine = RemoteEngine(url)
+    for text in ("a", "too long", "b"):
+        with suppress(TooLong):
+            list(engine.stream(markov.messages(text), Sampling()))
+    engine.close()
+    assert [asked.get("top_k") for asked in Handler.seen] == [20, 20, None, 20]
+
+
+@pytest.mark.parametrize("bad", ["http://localhost:포트/v1", "http://localhost：8000/v1", "http://[::1/v1"])
+def test_what_is_no_address_is_one_line(bad: str) -> None:
+    with pytest.raises(ChatBakerError, match="not an address.*like http://localhost:8000/v1"):
+        RemoteEngine(bad)
+
+
+def test_secrets_belong_into_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ChatBakerError, match="goes into CHATBAKER_API_KEY") as raised:
+        RemoteEngine("http://me:pa55@localhost/v1")
+    assert "pa55" not in str(raised.value) + adhoc("http://me:pa55@localhost/v1", []).name
+    monkeypatch.setenv("CHATBAKER_API_KEY", "비밀")
+    with pytest.raises(ChatBakerError, match="CHATBAKER_API_KEY: a key has ASCII characters only"):
+        RemoteEngine("http://localhost/v1")
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -337,6 +337,12 @@ def test_damaged_files_are_named(write, capsys, name, data, reason):
     assert "skipped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_packed_file_of_no_bytes_was_not_copied(write, name):
+    with pytest.raises(ChatBakerError, match="data is cut short"):
+        write(b"", name)
+
+
 def test_empty_files_hold_nothing(write, capsys):
     for name in ("a.jsonl", "a.json", "a.csv"):
         assert write(b"", name) == []
