@@ -100,6 +100,14 @@ def find_files(root: Path, pattern: str) -> list[Path]:
     return sorted(found.values())
 
 
+def no_file(root: Path, pattern: str) -> str:
+    """What to type where `find_files` finds none."""
+    if (root / pattern).is_dir():
+        return f"That is a folder: write {pattern.rstrip('/')}/*"
+    bracket = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
+    return f"Type data_root=FOLDER after the recipe to say where the data is{bracket}"
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Changes when a file is added, removed or written; contents are not read."""
     return digest([(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)])

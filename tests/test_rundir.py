@@ -1,6 +1,7 @@
 """The run folder."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import unicodedata
 import pytest
 
 from chatbaker.errors import ChatBakerError
-from chatbaker.rundir import BAKING, RunDir, find_files
+from chatbaker.rundir import BAKING, RunDir, find_files, no_file
 
 
 def test_the_chat_model_is_that_of_the_last_tuning(tmp_path):
@@ -34,6 +35,12 @@ def test_files_are_found_whichever_way_their_hangul_is_written(tmp_path):
         for other in ("NFC", "NFD"):
             assert find_files(tmp_path, unicodedata.normalize(other, f"한*{form}.jsonl")) == [tmp_path / name]
     assert len(find_files(tmp_path, "한*.jsonl")) == 2
+
+
+def test_where_no_file_is_found_it_says_what_to_type(tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert no_file(tmp_path, "folder/") == "That is a folder: write folder/*"
+    assert re.search(r"data_root=FOLDER.*written \[\[\]", no_file(tmp_path, "a[1].jsonl"))
 
 
 def test_a_stage_of_its_own_waits_for_the_whole_bake(tmp_path, monkeypatch):

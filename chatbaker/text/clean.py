@@ -303,7 +303,8 @@ def _card(section: recipes.Clean, tables: dict[str, dict[str, Any]]) -> str:
 def explain(recipe: recipes.Recipe, place: str) -> None:
     """Print what every step thinks of one document. place: FILE:LINE, FILE!MEMBER or FILE#URL, as samples name it."""
     section, root = recipe.clean, Path(recipe.data_root)
-    places = (place, str(root / place))
+    file, mark, address = place.partition("#")  # whose // a path would not keep
+    places = (place, f"{root / file}{mark}{address}")
     found = (
         document
         for source in section.sources

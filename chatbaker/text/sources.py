@@ -17,7 +17,7 @@ from chatbaker import jsonl, made
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import OnBad, OnBytes, Stream, open_file, read_bytes, read_chunks, read_jsonl
 from chatbaker.recipe import Source
-from chatbaker.rundir import find_files
+from chatbaker.rundir import find_files, no_file
 from chatbaker.text import html, korean
 
 MADE, HUB = "made:", "hub:"
@@ -57,7 +57,7 @@ def files(source: Source, data_root: Path) -> list[str]:
         hint = f"Write path = '{HUB}ORG/NAME/GLOB', as the data set's page on the hub names its files"
         found = jsonl.find_on_hub(f"datasets/{path[len(HUB) :]}", f"{where} ({path})") if path.count("/") > 1 else []
     else:
-        hint = "Type data_root=FOLDER after the recipe to say where the data is"
+        hint = no_file(data_root, path)
         found = [str(file) for file in find_files(data_root, path)]
         where += f" below {str(data_root)!r}"
     if not found:
@@ -193,7 +193,7 @@ def _warc(file: str, column: str, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[
     from fastwarc import ArchiveIterator, WarcRecordType
 
     kinds = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
-    place, damaged, end = 0, False, b""
+    place, damaged, end, magic = 0, False, b"", RECORD.get(Path(file).suffix.lower(), b"WARC/1")
     with open_file(file) as raw:
         while True:
             stream: Any = Stream(read_chunks(raw, on_bytes), raw.seek(place))
@@ -207,9 +207,11 @@ def _warc(file: str, column: str, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[
                 if not damaged:
                     on_bad(ChatBakerError(f"a damaged record at byte {place} or after it: {error}", file))
                 damaged = True
-            place = jsonl.find(raw, RECORD.get(Path(file).suffix.lower(), b"WARC/1"), place + 1)
+            place = jsonl.find(raw, magic, place + 1)
         stream.check()
         raw.seek(place)  # fastwarc takes a file that is cut short for a whole one
+        alone = damaged or raw.read(len(magic)) == magic  # else its records were not packed one by one
+        raw.seek(place if alone else 0)
         for chunk in jsonl.unpack(read_chunks(raw), file):
             end = (end + chunk)[-4:]
         if end != b"\r\n\r\n" and not damaged:

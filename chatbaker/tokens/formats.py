@@ -23,7 +23,7 @@ from chatbaker import jsonl, made
 from chatbaker.errors import ChatBakerError, missing_extra
 from chatbaker.log import say
 from chatbaker.recipe import SftSource
-from chatbaker.rundir import find_files, read_json
+from chatbaker.rundir import find_files, no_file, read_json
 from chatbaker.tokens.dialog import Message, clean_messages
 
 NAMES = read_json(Path(__file__).with_name("formats.json"))
@@ -82,12 +82,7 @@ def _files(source: SftSource, data_root: Path, stage: str) -> list[str]:
     else:
         files = [str(file) for file in find_files(data_root, path)]
     if not files:
-        hint = "Type data_root=FOLDER after the recipe"
-        if (data_root / path).is_dir():
-            hint = f"That is a folder: write {path.rstrip('/')}/*"
-        elif "[" in path:
-            hint += "; a [ that is part of a name is written [[]"
-        raise ChatBakerError(f"no file matches {path!r}", str(data_root), hint)
+        raise ChatBakerError(f"no file matches {path!r}", str(data_root), no_file(data_root, path))
     return files
 
 

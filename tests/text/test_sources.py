@@ -438,6 +438,17 @@ def test_the_pages_of_a_crawl(tmp_path: Path, name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(("name", "packed"), [("a.warc.gz", gzip.compress), ("a.warc.zst", zstandard.compress)])
+def test_a_crawl_packed_as_a_whole_is_read_and_a_cut_one_reported(tmp_path: Path, name: str, packed: Any) -> None:
+    whole = packed(b"".join(record(number, page(number)) for number in range(3)))
+    (tmp_path / name).write_bytes(whole)
+    assert [text[0] for text in texts(tmp_path, name)] == ["0", "1", "2"]
+    (tmp_path / name).write_bytes(whole[:-9])
+    bad: list[ChatBakerError] = []
+    texts(tmp_path, name, on_bad=bad.append)
+    assert "short" in bad[0].what or "damaged" in bad[0].what
+
+
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
 @pytest.mark.parametrize("first", [0, 3])
 def test_after_a_damaged_record_the_rest_of_a_crawl_is_read(tmp_path: Path, name: str, first: int) -> None:
