@@ -100,6 +100,11 @@ def find_files(root: Path, pattern: str) -> list[Path]:
     return sorted(found.values())
 
 
+def find_below(root: Path, pattern: str) -> list[Path]:
+    """The files that a glob names, and all those in folders that it names."""
+    return [*find_files(root, pattern), *find_files(root, f"{pattern}/**")]
+
+
 def no_file(root: Path, pattern: str) -> str:
     """What to type where `find_files` finds none."""
     if (root / pattern).is_dir():

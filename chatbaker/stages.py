@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatbaker import __version__
 from chatbaker.errors import missing_extra
-from chatbaker.rundir import RunDir, atomic, digest, find_files, fingerprint, machine
+from chatbaker.rundir import RunDir, atomic, digest, find_below, find_files, fingerprint, machine
 
 if TYPE_CHECKING:
     from chatbaker.recipe import Recipe
@@ -71,11 +71,10 @@ def key(stage: Stage, recipe: Recipe, run: RunDir) -> str:
     """What a stage's result depends on: its sections, its files, the seed and the stages before it."""
     before = [stamp["key"] for stamp in map(run.stamp, stage.after) if stamp]
     paths: set[Path] = set()
-    data = f"{recipe.eval.data}/**/*" if recipe.eval.data else ""
-    leaks = [form for pattern in recipe.clean.decontaminate for form in (pattern, f"{pattern}/**")]
-    read = {"clean": leaks, "eval": [data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}
+    read = {"eval": [recipe.eval.data, *recipe.eval.texts], "judge": [recipe.judge.prompts]}
+    read["clean"] = [*recipe.clean.decontaminate]
     for pattern in filter(None, read.get(stage.name, ())):
-        paths.update(find_files(Path(recipe.data_root), pattern))
+        paths.update(find_below(Path(recipe.data_root), pattern))
     for section in stage.sections:
         for source in getattr(getattr(recipe, section), "sources", ()):
             if source.path.startswith("made:"):

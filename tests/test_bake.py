@@ -13,6 +13,7 @@ from chatbaker.errors import ChatBakerError
 from chatbaker.recipe import dump, load, parse
 from chatbaker.rundir import RunDir
 from chatbaker.stages import STAGES, fresh, key, planned
+from chatbaker.tokens import pack
 
 
 def chatbaker(*args, cwd=None, stdin=""):
@@ -87,6 +88,14 @@ def test_new_evaluation_sets_make_clean_stale(small_recipe, tmp_path):
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "more.jsonl").write_text("{}", encoding="utf-8")
     assert not fresh(STAGES["clean"], recipe, run)
+
+
+def test_pack_takes_what_was_cleaned_or_nothing(baked, small_recipe):
+    folder, _, _ = baked
+    data = small_recipe.model_dump(mode="json", exclude_none=True)
+    data["clean"]["sources"][0]["name"] = "renamed"
+    with pytest.raises(ChatBakerError, match="other sources than were cleaned.*Run clean again"):
+        pack.run(parse(data, "x"), RunDir.of("tiny", folder / "runs"))
 
 
 def test_a_recipe_that_changes_during_the_bake_ends_it(small_recipe, tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ from chatbaker.chat.api import ApiError, ChatRequest, CompletionRequest
 from chatbaker.errors import ChatBakerError
 from chatbaker.infer.engine import Messages, Sampling, bundled_model, open_engine, prompt_limit, trim
 from chatbaker.infer.llamacpp import LlamaCppEngine
+from chatbaker.infer.remote import plain_key
 from chatbaker.log import say
 from chatbaker.tokens.dialog import clean_messages
 
@@ -385,13 +386,12 @@ def serve(
     quantize: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. api_key: CHATBAKER_API_KEY where None. Raises ChatBakerError."""
-    key = (api_key or os.environ.get("CHATBAKER_API_KEY") or "").strip() or None
-    if key and not (key.isascii() and key.isprintable()):
-        raise ChatBakerError("a key has ASCII characters only", "CHATBAKER_API_KEY or --api-key")
+    key = plain_key(api_key or os.environ.get("CHATBAKER_API_KEY") or "", "CHATBAKER_API_KEY or --api-key") or None
     shown = f"[{host}]" if ":" in host else host
     try:
+        host.encode("idna")
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (TypeError, UnicodeError):
+    except UnicodeError:
         raise ChatBakerError("not a name of a machine", host) from None
     except OSError as error:
         hint = "Another program has this port. Give one with --port" if error.errno == errno.EADDRINUSE else None

@@ -30,8 +30,7 @@ class Session:
         Raises ChatBakerError, e.g. for a question that is too long; the conversation is then as it was.
         """
         asked = clean_messages([{"role": "user", "content": question}])
-        head = [{"role": "system", "content": self.system}] if self.system else []
-        prompt, cut = head + self.messages[self.dropped :] + asked, 0
+        prompt, cut = self._head + self.messages[self.dropped :] + asked, 0
         if self.engine.context is not None:
             limit = prompt_limit(self.engine.context, self.sampling.max_new_tokens)
             prompt, cut = trim(prompt, self.engine.count, limit)
@@ -99,9 +98,12 @@ class Session:
             file.write(self._line())
         self._files.add(path.resolve())
 
+    @property
+    def _head(self) -> Messages:
+        return [{"role": "system", "content": self.system}] if self.system else []
+
     def _line(self) -> str:
-        head = [{"role": "system", "content": self.system}] if self.system else []
-        return json.dumps({"messages": head + self.messages}, ensure_ascii=False) + "\n"
+        return json.dumps({"messages": self._head + self.messages}, ensure_ascii=False) + "\n"
 
     def load(self, path: Path) -> None:
         """Go on with a saved conversation. Raises ChatBakerError; the present one is then untouched."""

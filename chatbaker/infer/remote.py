@@ -16,13 +16,18 @@ from chatbaker.tokens.dialog import clean_messages
 MAX_CANDIDATES = 20  # what the API allows
 
 
+def plain_key(key: str, where: str) -> str:
+    """The key as a header can carry it. Raises ChatBakerError, which does not show it."""
+    if not (key.isascii() and key.strip().isprintable()):
+        raise ChatBakerError("a key has ASCII characters only", where)
+    return key.strip()
+
+
 def connect(url: str, variable: str, **options: Any) -> tuple[str, Any]:
     """(key, client) of openai's package; the key is in that variable or in OPENAI_API_KEY. Raises ChatBakerError."""
     import openai  # two thirds of a second; only who talks to a URL waits for it
 
-    key = (os.environ.get(variable) or os.environ.get("OPENAI_API_KEY") or "no-key").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise ChatBakerError("a key has ASCII characters only", variable)
+    key = plain_key(os.environ.get(variable) or os.environ.get("OPENAI_API_KEY") or "no-key", variable)
     if "@" in url.partition("//")[2].partition("/")[0]:
         raise ChatBakerError("no name and password in an address", hint=f"The key goes into {variable}")
     try:

@@ -22,7 +22,7 @@ from chatbaker import recipe as recipes
 from chatbaker.errors import ChatBakerError
 from chatbaker.jsonl import read_jsonl, write_jsonl
 from chatbaker.log import say
-from chatbaker.rundir import RunDir, digest, disk_error, find_files, fingerprint, read_json, write_json
+from chatbaker.rundir import RunDir, digest, disk_error, find_below, fingerprint, read_json, write_json
 from chatbaker.text import engine, filters, korean, personal, sources
 from chatbaker.text.decontaminate import Index, read_items
 from chatbaker.text.dedup import Corpus, Signer
@@ -85,8 +85,7 @@ def run(recipe: recipes.Recipe, run: RunDir) -> None:
     total = sum(size for _, files in units for _, size in files)
     work = run.path("clean.work")
     local = [Path(file) for _, files in units for file, _ in files if Path(file).exists()]
-    leaks = [form for pattern in section.decontaminate for form in (pattern, f"{pattern}/**")]
-    local += [path for form in leaks for path in find_files(root, form)]
+    local += [path for pattern in section.decontaminate for path in find_below(root, pattern)]
     key = digest([section.decisive(), recipe.seed, units, fingerprint(local), __version__])
     handed_over = (work / "write" / "completions").exists() and not (work / "result").exists()
     try:

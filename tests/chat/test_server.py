@@ -358,6 +358,10 @@ def test_a_port_in_use_and_a_wrong_host_are_one_clear_line():
         server.serve(port=taken.getsockname()[1])
     with pytest.raises(ChatBakerError, match="no-such-host.invalid"):
         server.serve(host="no-such-host.invalid")
+    with pytest.raises(ChatBakerError, match="not a name of a machine"):
+        server.serve(host="한글..kr")
+    with pytest.raises(ChatBakerError, match="CHATBAKER_API_KEY or --api-key: a key has ASCII characters only"):
+        server.serve(port=0, api_key="비밀")
     with pytest.raises(ChatBakerError, match="unknown device 'cuda:x'"):
         server.serve(port=0, device="cuda:x")
     with pytest.raises(ChatBakerError, match="unknown quantization"):
